@@ -1,0 +1,199 @@
+"""What lies in `data/`, and the papers' own data in their published formats."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import platform
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from pydoc_data import topics
+from typing import Any, NamedTuple
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+
+# long enough for a few hundred tokens each, and mostly prose
+PROSE_TOPICS = (
+    "assignment",
+    "attribute-access",
+    "compound",
+    "customization",
+    "debugger",
+    "execmodel",
+    "import",
+    "specialnames",
+)
+QUESTION_SETS = ("cities", "sports", "art", "celebrity", "technology")
+
+
+class Prose(NamedTuple):
+    """English texts of Python's standard library, their SHA-256, and the Python they are of."""
+
+    texts: list[str]
+    sha256: str
+    python: str
+
+
+def english_prose(topic_names: Iterable[str] = PROSE_TOPICS, *, sha256: str | None = None) -> Prose:
+    """English text that every reader has: help topics of Python's standard library.
+
+    Args:
+        topic_names: keys of `pydoc_data.topics.topics`.
+        sha256: hash of the text an artefact was made on; a different text gives a warning, as
+            it changes between versions of Python.
+
+    Raises:
+        ValueError: no topics, or this Python has no topic of that name.
+    """
+    names = list(topic_names)
+    missing = [name for name in names if name not in topics.topics]
+    if missing or not names:
+        raise ValueError(f"topic_names: no help topics {missing} in Python {_python()}")
+    texts = [" ".join(topics.topics[name].split()) for name in names]
+    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
+    if sha256 is not None and digest != sha256:
+        warnings.warn(
+            f"the help texts of Python {_python()} differ from those an artefact was made on: "
+            "its numbers may differ from yours in the last digits",
+            stacklevel=2,
+        )
+    return Prose(texts, digest, _python())
+
+
+def _python() -> str:
+    return ".".join(platform.python_version_tuple()[:2])
+
+
+def read_json(path: Path | str) -> Any:
+    """A JSON file, by path or by its name in `data/`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not JSON (cut off, for example); the file and the place are named.
+    """
+    path = DATA / path
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path.name} is not valid JSON: {error}") from error
+
+
+def _field(record: Mapping, key: str, kind: type | tuple, where: str) -> Any:
+    if key not in record:
+        raise ValueError(f"{where}: field {key!r} is missing")
+    if not isinstance(record[key], kind) or record[key] == "":
+        raise ValueError(f"{where}: field {key!r} has the unusable value {record[key]!r}")
+    return record[key]
+
+
+class Item(NamedTuple):
+    """One question: the prompt, its right answer, and the answers to choose from.
+
+    `candidates` is empty where the answer is to be generated. Answers begin with the space
+    that separates them from the prompt.
+    """
+
+    task: str
+    prompt: str
+    gold: str
+    candidates: tuple[str, ...]
+
+
+def task_items(path: Path | str) -> dict[str, list[Item]]:
+    """Questions by task, from a file with `candidate_sets` and `items`.
+
+    Args:
+        path: a JSON file, by path or by its name in `data/`.
+
+    Raises:
+        ValueError: a record is unusable; the file, the record and the field are named.
+    """
+    name = Path(path).name
+    content = read_json(path)
+    sets = _field(content, "candidate_sets", dict, name)
+    tasks: dict[str, list[Item]] = {}
+    for i, record in enumerate(_field(content, "items", list, name)):
+        where = f"{name}, item {i}"
+        choice = _field(record, "candidates", (list, str), where) if "candidates" in record else []
+        if isinstance(choice, str):
+            choice = _field(sets, choice, list, f"{name}, candidate_sets")
+        text = [_field(record, key, str, where) for key in ("task", "prompt", "gold")]
+        if choice and text[2] not in choice:
+            raise ValueError(f"{where}: field 'gold' {text[2]!r} is not among its candidates")
+        tasks.setdefault(text[0], []).append(Item(*text, tuple(choice)))
+    if not tasks:
+        raise ValueError(f"{name}: field 'items' is empty")
+    return tasks
+
+
+class YesNo(NamedTuple):
+    """A statement or question with its truth, and the subject it is about."""
+
+    text: str
+    answer: bool
+    subject: str
+
+
+def tutorials_data() -> Path:
+    """The folder with the papers' own data, from the environment variable TUTORIALS_DATA.
+
+    Raises:
+        FileNotFoundError: the variable is not set, or names no folder.
+    """
+    value = os.environ.get("TUTORIALS_DATA", "")
+    if not value or not Path(value).is_dir():
+        raise FileNotFoundError(
+            "the papers' own data are not here: set TUTORIALS_DATA to a folder that holds them "
+            f"(now {value!r})"
+        )
+    return Path(value)
+
+
+def question_set(name: str, folder: Path | str | None = None) -> list[YesNo]:
+    """One yes/no set of the massive-values paper, in its published format.
+
+    Args:
+        name: one of `QUESTION_SETS`.
+        folder: where `cities.csv` and `*_qa.json` lie; by default the folder `massive_values`
+            in TUTORIALS_DATA.
+
+    Returns:
+        Statements ("The city of X is in Y.", subject X) or questions (no subject).
+
+    Raises:
+        ValueError: unknown name, or an unusable record; the file and the field are named.
+        FileNotFoundError: no such file.
+
+    Source: Jin et al. 2025, the folder `datasets/` of their repository.
+    """
+    if name not in QUESTION_SETS:
+        raise ValueError(f"name must be one of {QUESTION_SETS}, not {name!r}")
+    folder = tutorials_data() / "massive_values" if folder is None else Path(folder)
+    if name == "cities":
+        return _cities(folder / "cities.csv")
+    path = folder / f"{name}_qa.json"
+    records = _field(read_json(path.resolve()), "data", list, path.name)
+    return [
+        YesNo(
+            _field(record, "question", str, f"{path.name}, record {i}"),
+            _field(record, "answer", bool, f"{path.name}, record {i}"),
+            "",
+        )
+        for i, record in enumerate(records)
+    ]
+
+
+def _cities(path: Path) -> list[YesNo]:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = []
+    for i, row in enumerate(rows):
+        where = f"{path.name}, record {i}"
+        if row.get("label") not in ("0", "1"):
+            raise ValueError(f"{where}: field 'label' must be 0 or 1, not {row.get('label')!r}")
+        text, city = _field(row, "statement", str, where), _field(row, "city", str, where)
+        found.append(YesNo(text, row["label"] == "1", city))
+    return found

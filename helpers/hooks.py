@@ -1,0 +1,306 @@
+"""Look into the modules of a running model, and change them, by name."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+LINEAR_TYPES = (nn.Linear, Conv1D)  # Conv1D is GPT-2's linear layer, with a transposed weight
+
+
+class StopForward(Exception):
+    """Ends a forward pass early; only the context that raised it catches it."""
+
+    def __init__(self, owner: object) -> None:
+        super().__init__("forward pass stopped on purpose: everything asked for was captured")
+        self.owner = owner
+
+
+@contextmanager
+def stopping(owner: object) -> Iterator[None]:
+    """Swallow the `StopForward` that `owner` raised, and no other."""
+    try:
+        yield
+    except StopForward as stop:
+        if stop.owner is not owner:
+            raise
+
+
+def matching(names: Iterable[str], patterns: str | Iterable[str]) -> list[str]:
+    """Names that match any pattern, in the order of `names`.
+
+    Args:
+        names: dotted names, such as those of `model.named_modules()`.
+        patterns: one pattern or several. `*` stands for one part of a dotted name or a piece
+            of it (`model.layers.*.mlp`), `**` for any number of parts.
+
+    Raises:
+        ValueError: a pattern matches nothing; it is named, with the nearest names.
+    """
+    names = [name for name in names if name]
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    if not patterns:
+        raise ValueError("patterns is empty: name at least one module, such as 'model.layers.*'")
+    found: set[str] = set()
+    for pattern in patterns:
+        pieces = re.split(r"(\*\*|\*)", pattern)
+        wild = {"**": ".*", "*": "[^.]*"}
+        regex = re.compile("".join(wild.get(piece, re.escape(piece)) for piece in pieces))
+        hits = [name for name in names if regex.fullmatch(name)]
+        if not hits:
+            # compare with numbers starred, or thirty layers crowd out every other suggestion
+            starred = dict.fromkeys(re.sub(r"\d+", "*", name) for name in names)
+            near = difflib.get_close_matches(re.sub(r"\d+", "*", pattern), starred, 5, 0)
+            raise ValueError(
+                f"pattern {pattern!r} matches no name in the model; nearest: {', '.join(near)}"
+            )
+        found.update(hits)
+    return [name for name in names if name in found]
+
+
+def _match_modules(model: nn.Module, patterns: str | Iterable[str]) -> dict[str, nn.Module]:
+    modules = dict(model.named_modules())
+    return {name: modules[name] for name in matching(modules, patterns)}
+
+
+def _first_tensor(values: object, name: str) -> Tensor:
+    """The tensor that carries the hidden states: a module may wrap it in a tuple or a dict."""
+    if isinstance(values, Tensor):
+        return values
+    if isinstance(values, dict):
+        values = values.values()
+    for value in values or ():
+        if isinstance(value, Tensor):
+            return value
+    raise ValueError(f"module {name!r} has no tensor there to capture or edit")
+
+
+def _with_first_tensor(values: object, new: Tensor) -> object:
+    """`values` with its first tensor replaced, same container type."""
+    if isinstance(values, Tensor):
+        return new
+    items = values.items() if isinstance(values, dict) else enumerate(values)
+    key = next(key for key, value in items if isinstance(value, Tensor))
+    if isinstance(values, tuple):
+        return (*values[:key], new, *values[key + 1 :])
+    changed = values.copy()
+    changed[key] = new
+    return changed
+
+
+def _attach(
+    module: nn.Module, name: str, of: str, see: Callable[[str, Tensor], Tensor]
+) -> torch.utils.hooks.RemovableHandle:
+    """Run `see` on a module's input or output; what it returns takes the tensor's place."""
+
+    def swap(values: object) -> object:
+        old = _first_tensor(values, name)
+        new = see(name, old)
+        return values if new is old else _with_first_tensor(values, new)
+
+    def on_input(_module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        if any(isinstance(value, Tensor) for value in args):
+            return swap(args), kwargs
+        return args, swap(kwargs)
+
+    if of == "input":
+        return module.register_forward_pre_hook(on_input, with_kwargs=True)
+    if of == "output":
+        return module.register_forward_hook(lambda _module, _args, out: swap(out))
+    raise ValueError(f"of must be 'output' or 'input', not {of!r}")
+
+
+@contextmanager
+def _hooked(
+    model: nn.Module, patterns: str | Iterable[str], of: str, see: Callable[[str, Tensor], Tensor]
+) -> Iterator[list[str]]:
+    modules = _match_modules(model, patterns)
+    with ExitStack() as stack:
+        for name, module in modules.items():
+            stack.callback(_attach(module, name, of, see).remove)
+        yield list(modules)
+
+
+@contextmanager
+def capture(
+    model: nn.Module,
+    patterns: str | Iterable[str],
+    *,
+    of: str = "output",
+    stop: bool = False,
+    keep_grad: bool = False,
+) -> Iterator[dict[str, Tensor]]:
+    """Keep what named modules take in or give out while the model runs.
+
+    Args:
+        model: any PyTorch module.
+        patterns: module names; `*` is one part of a dotted name, `**` any number of parts.
+        of: "output" or "input" of the module. Of a tuple, the first tensor is kept.
+        stop: end the forward pass once every matched module has run. What follows the model's
+            call inside the `with` block is then skipped.
+        keep_grad: keep the autograd graph instead of detaching.
+
+    Yields:
+        A dict from module name to tensor, filled by each forward pass (the last one stays).
+
+    Raises:
+        ValueError: a pattern matches nothing, or a matched module has no tensor there.
+    """
+    store: dict[str, Tensor] = {}
+    names: list[str] = []
+
+    def see(name: str, value: Tensor) -> Tensor:
+        store[name] = value if keep_grad else value.detach()
+        if stop and len(store) == len(names):
+            raise StopForward(store)
+        return value
+
+    with stopping(store), _hooked(model, patterns, of, see) as matched:
+        names += matched
+        yield store
+
+
+@contextmanager
+def edit(
+    model: nn.Module,
+    patterns: str | Iterable[str],
+    fn: Callable[[str, Tensor], Tensor],
+    *,
+    of: str = "output",
+) -> Iterator[list[str]]:
+    """Replace what named modules take in or give out while the model runs.
+
+    Gradients flow through `fn` as through any other operation.
+
+    Args:
+        model: any PyTorch module.
+        patterns: module names; `*` is one part of a dotted name, `**` any number of parts.
+        fn: called with the module's name and its tensor; returns a tensor of the same shape.
+        of: "output" or "input" of the module. Of a tuple, the first tensor is edited.
+
+    Yields:
+        The names of the modules that are edited.
+
+    Raises:
+        ValueError: a pattern matches nothing, or `fn` returns another shape.
+    """
+
+    def see(name: str, value: Tensor) -> Tensor:
+        return same_shape(fn(name, value), value, f"the edit of module {name!r}")
+
+    with _hooked(model, patterns, of, see) as matched:
+        yield matched
+
+
+def same_shape(new: object, old: Tensor, what: str) -> Tensor:
+    """`new`, if it is a tensor shaped like `old`; else a ValueError that says `what` is wrong."""
+    if not isinstance(new, Tensor):
+        raise ValueError(f"{what} must return a tensor, not {type(new).__name__}")
+    if new.shape != old.shape:
+        raise ValueError(
+            f"{what} returned shape {tuple(new.shape)}, but the model needs {tuple(old.shape)}"
+        )
+    return new
+
+
+@contextmanager
+def restore_weights(model: nn.Module, patterns: str | Iterable[str] = "**") -> Iterator[None]:
+    """Put parameters back, bit for bit, when the block ends, also after an exception.
+
+    Args:
+        model: any PyTorch module.
+        patterns: names of parameters (`model.layers.3.mlp.down_proj.weight`), as in `capture`.
+            A copy of each is held meanwhile, so name only what will change.
+
+    Raises:
+        ValueError: a pattern matches no parameter.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))  # tied: under each name
+    held = {name: parameters[name] for name in matching(parameters, patterns)}
+    copies = {p: (p.data, p.detach().clone()) for p in held.values()}
+    try:
+        yield
+    finally:
+        for parameter, (storage, copy) in copies.items():
+            parameter.data = storage  # undoes .half(), .to() and assignments to .data
+            with torch.no_grad():
+                parameter.copy_(copy)
+        for name, parameter in held.items():
+            owner, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(owner), leaf, parameter)  # it may have been replaced
+
+
+def attentions(model: nn.Module) -> dict[str, nn.Module]:
+    """The self-attention module of every layer, by name, in the order of the layers.
+
+    Raises:
+        ValueError: the model has none in the form that transformers' models share.
+    """
+    # transformers gives these two attributes to attention modules, and both to nothing else
+    found = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(getattr(module, "layer_idx", None), int)
+        and hasattr(module, "is_causal")
+        and not getattr(module, "is_cross_attention", False)
+    }
+    if not found:
+        raise ValueError(f"no attention modules found in {type(model).__name__}")
+    return dict(sorted(found.items(), key=lambda item: item[1].layer_idx))
+
+
+def blocks(model: nn.Module) -> dict[str, nn.Module]:
+    """The transformer blocks (layers), by name, in order.
+
+    Raises:
+        ValueError: the model has no attention modules, or none inside a list of blocks.
+    """
+    first = next(iter(attentions(model)))
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and first.startswith(f"{name}."):
+            return {f"{name}.{i}": block for i, block in enumerate(module)}
+    raise ValueError(f"no list of blocks found in {type(model).__name__}")
+
+
+def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Every linear layer inside the blocks, by name: no embedding and no output head."""
+    return {
+        f"{block_name}.{name}": module
+        for block_name, block in blocks(model).items()
+        for name, module in block.named_modules()
+        if isinstance(module, LINEAR_TYPES)
+    }
+
+
+def down_projections(model: nn.Module) -> dict[str, nn.Module]:
+    """The linear layer that ends each block's feed-forward part, by name, in order.
+
+    Raises:
+        ValueError: a block has no linear layer back to the model's width outside attention.
+    """
+    inside_attention = tuple(f"{name}." for name in attentions(model))
+    linears = linear_layers(model)
+    found = {}
+    for block_name in blocks(model):
+        ends = [
+            name
+            for name, module in linears.items()
+            if name.startswith(f"{block_name}.")
+            and not name.startswith(inside_attention)
+            and out_features(module) == model.config.hidden_size
+        ]
+        if not ends:
+            raise ValueError(f"block {block_name!r} has no down-projection")
+        found[ends[-1]] = linears[ends[-1]]
+    return found
+
+
+def out_features(module: nn.Module) -> int:
+    """Output width of a linear layer (`Conv1D` calls it `nf`)."""
+    return module.nf if isinstance(module, Conv1D) else module.out_features

@@ -1,0 +1,481 @@
+"""Text in, numbers out: log-probabilities, rankings, losses and greedy answers.
+
+Nothing is ever padded: prompts are batched by equal token length, so that hooks which compute
+statistics over tokens see text only. Logits are computed only at the positions that are asked for
+(Gemma's vocabulary has 262,144 entries) and reduced in float32. Results do not depend on
+`batch_size`, up to rounding.
+
+Where a function takes `editing`, it is called with the number of prompt tokens of a batch and
+returns a context manager that is entered around that batch's forward pass. That is how an
+intervention can touch the prompt and leave the answer's positions alone.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+Editing = Callable[[int], AbstractContextManager]
+
+_LOGIT_ROWS = 128  # rows of logits held at once: 128 MB for Gemma's vocabulary in float32
+
+
+def encode(tokenizer, text: str) -> list[int]:
+    """Token ids of a text, with the start token that the tokenizer's own template gives.
+
+    Gemma's tokenizer opens every text with `<bos>`, SmolLM2's adds nothing. The start token never
+    comes twice, also when `text` spells it out, and no end token is added.
+
+    Args:
+        tokenizer: a transformers fast tokenizer.
+        text: the text; it may be empty.
+
+    Returns:
+        Token ids.
+
+    Raises:
+        TypeError: `text` is not a string.
+    """
+    return _encode_all(tokenizer, [text])[0]
+
+
+def _encode_all(tokenizer, texts: list[str]) -> list[list[int]]:
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"text {i} must be a string; got {type(text).__name__}.")
+    start = tokenizer.bos_token_id
+    # The template is asked with a letter: with an empty text, a start and an end token that share
+    # one id (as in OPT) could not be told apart.
+    opens = start is not None and tokenizer("a")["input_ids"][:1] == [start]
+    rows = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    return [[start, *row] if opens and row[:1] != [start] else list(row) for row in rows]
+
+
+def _listed(name: str, texts: Sequence) -> list:
+    if isinstance(texts, str):
+        raise TypeError(f"`{name}` must be a list of texts; put the single text in a list.")
+    return list(texts)
+
+
+def _where(item: int, prompt: str) -> str:
+    short = prompt if len(prompt) <= 60 else f"{prompt[:28]} ... {prompt[-28:]}"
+    return f"item {item} (prompt {short!r})"
+
+
+def _prompt_ids(tokenizer, prompts: list[str]) -> list[list[int]]:
+    if not prompts:
+        raise ValueError("the list of prompts is empty; give at least one prompt.")
+    ids = _encode_all(tokenizer, prompts)
+    for i, row in enumerate(ids):
+        if not row:
+            raise ValueError(f"{_where(i, prompts[i])} has no tokens to predict from.")
+    return ids
+
+
+def _continuations(tokenizer, pairs: Sequence[tuple[int, str, list[int], str]]) -> list[list[int]]:
+    """Tokens that a continuation adds to its prompt when the joined text is tokenized.
+
+    Each pair is (item number, prompt, prompt's tokens, continuation). ValueError if the
+    continuation is empty or changes how the prompt itself is tokenized.
+    """
+    joined = _encode_all(tokenizer, [prompt + text for _, prompt, _, text in pairs])
+    found = []
+    for (item, prompt, ids, text), row in zip(pairs, joined, strict=True):
+        if not text:
+            raise ValueError(f"{_where(item, prompt)}: the continuation is empty.")
+        if row[: len(ids)] != ids or len(row) == len(ids):
+            raise ValueError(
+                f"{_where(item, prompt)}: the continuation {text!r} changes how the prompt itself "
+                "is cut into tokens; end the prompt without a space, in the middle of no word, "
+                "and let the continuation begin with its space."
+            )
+        found.append(row[len(ids) :])
+    return found
+
+
+def _batches(keys: Sequence, batch_size: int) -> Iterator[tuple[Any, list[int]]]:
+    """(key, positions that share it), at most `batch_size` positions at a time."""
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1; got {batch_size!r}.")
+    groups: dict[Any, list[int]] = {}
+    for i, key in enumerate(keys):
+        groups.setdefault(key, []).append(i)
+    for key, members in groups.items():
+        for start in range(0, len(members), batch_size):
+            yield key, members[start : start + batch_size]
+
+
+@contextmanager
+def _decoder_runs_once(model) -> Iterator[None]:
+    """Within the context the decoder computes in its first call and replays that output later.
+
+    So the model's own forward can be asked for one slice of logits after another, with whatever
+    its family does behind the head (soft-capping, scaling), at the price of the head alone.
+    """
+    decoder = model.get_decoder()
+    outer = vars(decoder).get("forward")  # somebody else may have replaced it before us
+    compute, kept = decoder.forward, []
+
+    def forward(*args, **kwargs):
+        if not kept:
+            kept.append(compute(*args, **kwargs))
+        return kept[0]
+
+    decoder.forward = forward
+    try:
+        yield
+    finally:
+        del decoder.forward
+        if outer is not None:
+            decoder.forward = outer
+
+
+def _log_normaliser(logits: torch.Tensor, items: Sequence[int]) -> torch.Tensor:
+    """log sum exp over the vocabulary, float32 logits (B, T, V) -> (B, T); refuses NaN."""
+    total = logits.logsumexp(-1)
+    fine = total.isfinite().all(-1)
+    if not fine.all():
+        item = items[int((~fine).nonzero()[0])]
+        raise ValueError(
+            f"item {item}: the model's logits are NaN or infinite; check the edit that is active "
+            "and the number format of the weights."
+        )
+    return total
+
+
+def _token_scores(
+    model, ids: torch.Tensor, first: int, items: Sequence[int], rows: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probability (nats) of tokens `first`, ..., T - 1 given all before, and whether each is
+    the most probable one.
+
+    Args:
+        ids: (B, T) token ids on the model's device.
+        first: position of the first token to score, at least 1.
+        items: the caller's number of each row, for error messages.
+        rows: most rows of logits, over the whole batch, to hold at once.
+
+    Returns:
+        (B, T - first) float array and (B, T - first) bool array.
+    """
+    step = max(1, rows // len(ids))
+    logprobs, greedy = [], []
+    with _decoder_runs_once(model):
+        for start in range(first, ids.shape[1], step):
+            targets = ids[:, start : start + step]
+            before = torch.arange(start - 1, start - 1 + targets.shape[1], device=ids.device)
+            logits = model(ids, logits_to_keep=before, use_cache=False).logits.float()
+            total = _log_normaliser(logits, items)
+            logprobs.append(logits.gather(-1, targets[..., None])[..., 0] - total)
+            greedy.append(logits.argmax(-1) == targets)
+    return torch.cat(logprobs, 1).cpu().numpy(), torch.cat(greedy, 1).cpu().numpy()
+
+
+def score_targets(
+    model,
+    tokenizer,
+    prompts: Sequence[str],
+    targets: Sequence[str],
+    *,
+    batch_size: int = 16,
+    editing: Editing | None = None,
+) -> pd.DataFrame:
+    """Log-probability of each target as the continuation of its prompt, in one pass.
+
+    The target's tokens are those that it adds to the prompt when both are tokenized together.
+
+    Args:
+        model: causal language model of transformers.
+        tokenizer: its fast tokenizer.
+        prompts: N texts.
+        targets: N continuations, each usually with its leading space.
+        batch_size: most items in a forward pass.
+        editing: see the module's head; it gets the prompt's number of tokens.
+
+    Returns:
+        N rows in the order of the prompts: `logprob` (sum over the target's tokens, nats),
+        `n_tokens` and `greedy` (whether each target token is the most probable one, which is to
+        say that greedy decoding writes exactly this target).
+
+    Raises:
+        ValueError: no prompts, unequal lists, an empty target, a target that changes the
+            tokenization of its prompt, or NaN logits; items are named by their number.
+    """
+    prompts, targets = _listed("prompts", prompts), _listed("targets", targets)
+    if len(prompts) != len(targets):
+        raise ValueError(f"{len(prompts)} prompts but {len(targets)} targets; give one for each.")
+    ids = _prompt_ids(tokenizer, prompts)
+    pairs = list(zip(range(len(ids)), prompts, ids, targets, strict=True))
+    added = _continuations(tokenizer, pairs)
+    lengths = [(len(row), len(more)) for row, more in zip(ids, added, strict=True)]
+    table = [None] * len(ids)
+    for (n_prompt, n_target), members in _batches(lengths, batch_size):
+        rows = torch.tensor([ids[i] + added[i] for i in members], device=model.device)
+        with torch.no_grad(), editing(n_prompt) if editing else nullcontext():
+            logprobs, greedy = _token_scores(model, rows, n_prompt, members, _LOGIT_ROWS)
+        for i, own, best in zip(members, logprobs, greedy, strict=True):
+            table[i] = (float(own.sum(dtype=float)), n_target, bool(best.all()))
+    return pd.DataFrame(table, columns=["logprob", "n_tokens", "greedy"])
+
+
+def greedy_match(
+    model,
+    tokenizer,
+    prompts: Sequence[str],
+    golds: Sequence[str],
+    *,
+    batch_size: int = 16,
+    editing: Editing | None = None,
+) -> pd.DataFrame:
+    """Whether greedy decoding would write the gold answer, found in one pass over prompt + gold.
+
+    Args:
+        model, tokenizer, prompts, batch_size, editing: as in `score_targets`.
+        golds: N answers, each usually with its leading space.
+
+    Returns:
+        N rows: `correct` (bool) and `mean_logprob` (nats per gold token).
+
+    Raises:
+        ValueError: as in `score_targets`.
+    """
+    scores = score_targets(model, tokenizer, prompts, golds, batch_size=batch_size, editing=editing)
+    return pd.DataFrame(
+        {"correct": scores["greedy"], "mean_logprob": scores["logprob"] / scores["n_tokens"]}
+    )
+
+
+def next_token_logprobs(
+    model,
+    tokenizer,
+    prompts: Sequence[str],
+    choices: Sequence[Sequence[str]],
+    *,
+    batch_size: int = 16,
+    editing: Editing | None = None,
+) -> list[np.ndarray]:
+    """Log-probability of the first token of each choice, one forward pass per batch.
+
+    Args:
+        model, tokenizer, prompts, batch_size, editing: as in `score_targets`.
+        choices: for each prompt, the continuations to compare; their first tokens must differ.
+
+    Returns:
+        For each prompt an array (number of choices,) in nats.
+
+    Raises:
+        ValueError: no prompts, unequal lists, choices that begin with the same token, and as in
+            `score_targets`; items are named by their number.
+    """
+    prompts, choices = _listed("prompts", prompts), [_listed("choices", own) for own in choices]
+    if len(prompts) != len(choices):
+        raise ValueError(f"{len(prompts)} prompts but {len(choices)} lists of choices.")
+    ids = _prompt_ids(tokenizer, prompts)
+    pairs = [(i, prompts[i], ids[i], text) for i, own in enumerate(choices) for text in own]
+    added = iter(_continuations(tokenizer, pairs))
+    firsts = [[next(added)[0] for _ in own] for own in choices]
+    for i, own in enumerate(firsts):
+        twins = [text for text, token in zip(choices[i], own, strict=True) if own.count(token) > 1]
+        if twins:
+            raise ValueError(
+                f"{_where(i, prompts[i])}: {twins} begin with the same token, which the next "
+                "token cannot tell apart; change one of them or use score_targets."
+            )
+    found: list[np.ndarray] = [np.empty(0)] * len(ids)
+    for n_prompt, members in _batches([len(row) for row in ids], batch_size):
+        rows = torch.tensor([ids[i] for i in members], device=model.device)
+        with torch.no_grad(), editing(n_prompt) if editing else nullcontext():
+            logits = model(rows, logits_to_keep=1, use_cache=False).logits.float()
+            logprobs = (logits - _log_normaliser(logits, members)[..., None])[:, -1].cpu().numpy()
+        for i, own in zip(members, logprobs, strict=True):
+            found[i] = own[firsts[i]].astype(float)
+    return found
+
+
+def label_logodds(
+    model,
+    tokenizer,
+    prompts: Sequence[str],
+    positive: str,
+    negative: str,
+    *,
+    batch_size: int = 16,
+    editing: Editing | None = None,
+) -> np.ndarray:
+    """log p(first token of `positive`) - log p(first token of `negative`) after each prompt.
+
+    As a score for ROC AUC it is free of a model's bias towards one label.
+
+    Args:
+        model, tokenizer, prompts, batch_size, editing: as in `score_targets`.
+        positive, negative: the two label words, with their leading space.
+
+    Returns:
+        (N,) log-odds in nats.
+
+    Raises:
+        ValueError: as in `next_token_logprobs`.
+    """
+    found = next_token_logprobs(
+        model,
+        tokenizer,
+        prompts,
+        [(positive, negative)] * len(prompts),
+        batch_size=batch_size,
+        editing=editing,
+    )
+    return np.array([yes - no for yes, no in found])
+
+
+def _field(item, name: str):
+    return item[name] if isinstance(item, Mapping) else getattr(item, name)
+
+
+def rank_candidates(
+    model,
+    tokenizer,
+    items: Sequence,
+    *,
+    batch_size: int = 16,
+    editing: Editing | None = None,
+) -> pd.DataFrame:
+    """Multiple choice by the log-probability of the next token.
+
+    Args:
+        model, tokenizer, batch_size, editing: as in `score_targets`.
+        items: N mappings or objects with `prompt`, `gold` and `candidates` (which holds the gold
+            and at least one more; all begin with different tokens).
+
+    Returns:
+        N rows in item order: `correct` (the gold beats all others), `choice` (the best
+        candidate), `gold_logprob` (nats) and `margin` (gold minus the best other, nats).
+
+    Raises:
+        ValueError: no items, a gold that is not among its candidates, fewer than two candidates,
+            and as in `next_token_logprobs`; items are named by their number and prompt.
+    """
+    prompts = [_field(item, "prompt") for item in items]
+    golds = [_field(item, "gold") for item in items]
+    choices = [_listed("candidates", _field(item, "candidates")) for item in items]
+    for i, (gold, own) in enumerate(zip(golds, choices, strict=True)):
+        if own.count(gold) != 1 or len(own) < 2:
+            raise ValueError(
+                f"{_where(i, prompts[i])}: give two or more candidates, among them the gold "
+                f"{gold!r} once; got {own}."
+            )
+    scores = next_token_logprobs(
+        model, tokenizer, prompts, choices, batch_size=batch_size, editing=editing
+    )
+    table = []
+    for gold, own, logprobs in zip(golds, choices, scores, strict=True):
+        at = own.index(gold)
+        others = np.delete(logprobs, at)
+        margin = logprobs[at] - others.max()
+        rival = [text for text in own if text != gold][int(others.argmax())]
+        table.append((bool(margin > 0), gold if margin > 0 else rival, logprobs[at], margin))
+    return pd.DataFrame(table, columns=["correct", "choice", "gold_logprob", "margin"])
+
+
+def segment_nll(model, token_ids, *, batch_size: int = 4, chunk: int = _LOGIT_ROWS) -> np.ndarray:
+    """Mean negative log-likelihood of the next token, per segment.
+
+    Args:
+        model: causal language model of transformers.
+        token_ids: (N, T) integers, segments of equal length with T >= 2; the first token of a
+            segment is given, the other T - 1 are scored.
+        batch_size: most segments in a forward pass.
+        chunk: most rows of logits, over a whole batch, to hold at once.
+
+    Returns:
+        (N,) nats per token.
+
+    Raises:
+        ValueError: a wrong shape or type of `token_ids`, or NaN logits.
+    """
+    ids = torch.as_tensor(token_ids)
+    if ids.ndim != 2 or ids.shape[0] < 1 or ids.shape[1] < 2:
+        raise ValueError(
+            f"`token_ids` must have shape (N, T), N >= 1, T >= 2; got {tuple(ids.shape)}."
+        )
+    if ids.is_floating_point() or ids.dtype == torch.bool:
+        raise ValueError(f"`token_ids` must be integers; got {ids.dtype}.")
+    if chunk < 1:
+        raise ValueError(f"`chunk` must be at least 1; got {chunk!r}.")
+    found = np.empty(len(ids))
+    for _, members in _batches([0] * len(ids), batch_size):
+        with torch.no_grad():
+            logprobs, _ = _token_scores(model, ids[members].to(model.device), 1, members, chunk)
+        found[members] = -logprobs.mean(axis=1, dtype=float)
+    return found
+
+
+def _end_tokens(model, tokenizer) -> set[int]:
+    config = getattr(model, "generation_config", None)
+    ends = getattr(config, "eos_token_id", None)
+    ends = ends if isinstance(ends, list) else [ends]
+    return {end for end in [*ends, tokenizer.eos_token_id] if end is not None}
+
+
+@torch.no_grad()
+def _grow(model, rows: torch.Tensor, max_new_tokens: int, finished) -> list[list[int]]:
+    """The greedy tokens behind each row (B, T); `finished(row, tokens)` ends a row."""
+    tokens: list[list[int]] = [[] for _ in rows]
+    done = [False] * len(tokens)
+    step, cache = rows, None
+    for _ in range(max_new_tokens):
+        out = model(step, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache, step = out.past_key_values, out.logits[:, -1:].argmax(-1)
+        for i, token in enumerate(step[:, 0].tolist()):
+            if not done[i]:
+                tokens[i].append(token)
+                done[i] = finished(rows[i], tokens[i])
+        if all(done):
+            break
+    return tokens
+
+
+def greedy(
+    model,
+    tokenizer,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    stop: str | None = None,
+    batch_size: int = 16,
+) -> list[str]:
+    """Greedy answers, batched over prompts of equal length, with a key-value cache.
+
+    Args:
+        model, tokenizer, prompts, batch_size: as in `score_targets`.
+        max_new_tokens: most tokens to write; a row also ends at the model's end token.
+        stop: the answer is cut before the first occurrence of this text.
+
+    Returns:
+        N texts, without the prompt and without special tokens.
+
+    Raises:
+        ValueError: no prompts, a prompt without tokens, or `max_new_tokens` below 1.
+    """
+    if max_new_tokens < 1:
+        raise ValueError(f"`max_new_tokens` must be at least 1; got {max_new_tokens!r}.")
+    ids = _prompt_ids(tokenizer, _listed("prompts", prompts))
+    ends = _end_tokens(model, tokenizer)
+
+    def read(row: Sequence[int], tokens: list[int]) -> str:
+        # Decoded behind the prompt, for tokenizers that drop a text's leading space.
+        head = tokenizer.decode(row, skip_special_tokens=True)
+        return tokenizer.decode([*row, *tokens], skip_special_tokens=True)[len(head) :]
+
+    def finished(row: torch.Tensor, tokens: list[int]) -> bool:
+        return tokens[-1] in ends or bool(stop and stop in read(row.tolist(), tokens))
+
+    answers = [""] * len(ids)
+    for _, members in _batches([len(row) for row in ids], batch_size):
+        rows = torch.tensor([ids[i] for i in members], device=model.device)
+        for i, tokens in zip(members, _grow(model, rows, max_new_tokens, finished), strict=True):
+            text = read(ids[i], tokens)
+            answers[i] = text.split(stop)[0] if stop else text
+    return answers

@@ -1,0 +1,212 @@
+"""One look for all figures; each function takes `ax=None` and returns the Axes."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
+
+# Okabe and Ito's colours, which stay apart under the common forms of colour blindness.
+PALETTE = {
+    "q": "#0072B2",
+    "k": "#D55E00",
+    "v": "#009E73",
+    "contextual": "#E69F00",
+    "parametric": "#56B4E9",
+    "highlight": "#CC79A7",
+    "control": "#7F7F7F",
+    "neutral": "#222222",
+}
+SEQUENTIAL = "viridis"  # even steps in lightness, readable without colour
+
+
+def use_style() -> None:
+    """Set the collection's look for the figures that follow: large type, no chart junk."""
+    mpl.rcParams.update(
+        {
+            "axes.prop_cycle": mpl.cycler(color=list(PALETTE.values())),
+            "axes.spines.right": False,
+            "axes.spines.top": False,
+            "axes.titlesize": 14,
+            "axes.titleweight": "bold",
+            "axes.labelsize": 13,
+            "figure.constrained_layout.use": True,
+            "figure.dpi": 100,
+            "figure.figsize": (8, 4.5),
+            "font.size": 12,
+            "image.cmap": SEQUENTIAL,
+            "legend.fontsize": 12,
+            "legend.frameon": False,
+            "lines.linewidth": 2,
+            "lines.markersize": 7,
+            "xtick.labelsize": 12,
+            "ytick.labelsize": 12,
+        }
+    )
+
+
+def _finite(name: str, values: ArrayLike, n_dims: int) -> np.ndarray:
+    array = np.asarray(values, dtype=float)
+    if array.ndim != n_dims or array.size == 0:
+        raise ValueError(f"`{name}` must have {n_dims} dimensions and entries; got {array.shape}.")
+    bad = int(np.count_nonzero(~np.isfinite(array)))
+    if bad:
+        raise ValueError(f"`{name}` holds {bad} NaN or infinite value(s) among {array.size}.")
+    return array
+
+
+def _intervals(name: str, estimates: ArrayLike, n: int) -> np.ndarray:
+    """(n, 3) estimates and interval ends, checked."""
+    rows = _finite(name, estimates, 2)
+    if rows.shape != (n, 3):
+        raise ValueError(
+            f"`{name}` must have shape ({n}, 3), one (estimate, low, high) per label; "
+            f"got {rows.shape}."
+        )
+    # A point may lie outside its interval by rounding only.
+    slack = 1e-9 * (1 + np.abs(rows[:, 0]))
+    if (rows[:, 1] > rows[:, 0] + slack).any() or (rows[:, 2] < rows[:, 0] - slack).any():
+        raise ValueError(
+            f"`{name}` has an estimate outside its interval; expected low <= x <= high."
+        )
+    return rows
+
+
+def _arms(rows: np.ndarray) -> np.ndarray:
+    """Distances (2, n) from the estimates down to the low and up to the high ends."""
+    return np.clip([rows[:, 0] - rows[:, 1], rows[:, 2] - rows[:, 0]], 0, None)
+
+
+def forest(
+    labels: Sequence[str],
+    estimates: ArrayLike,
+    *,
+    ax: Axes | None = None,
+    color: str | Sequence[str] | None = None,
+    reference: float | None = None,
+    xlabel: str = "",
+) -> Axes:
+    """Estimates with intervals, one row each, the first label on top.
+
+    Args:
+        labels: n row labels.
+        estimates: n Estimates, or an (n, 3) array of estimate, low, high.
+        ax: where to draw; by default a new figure, tall enough for the rows.
+        color: one colour, or one for each row.
+        reference: where to draw a dashed vertical line, such as 0 or chance.
+        xlabel: what is estimated, with its unit.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: NaN, a wrong shape, or an estimate outside its interval.
+    """
+    n = len(labels)
+    rows = _intervals("estimates", estimates, n)
+    single = color is None or isinstance(color, str)
+    colors = [color or PALETTE["q"]] * n if single else list(color)
+    if len(colors) != n:
+        raise ValueError(f"`color` must be one colour or {n}, one for each label.")
+    if ax is None:
+        widest = max(map(len, labels))
+        _, ax = plt.subplots(figsize=(min(5.5 + 0.09 * widest, 12), 1.2 + 0.38 * n))
+    if reference is not None:
+        ax.axvline(reference, color=PALETTE["control"], linestyle="--", linewidth=1.5, zorder=0)
+    arms = _arms(rows)
+    for y, (row, arm, shade) in enumerate(zip(rows, arms.T, colors, strict=True)):
+        ax.errorbar(row[0], y, xerr=arm[:, None], fmt="o", color=shade, capsize=4)
+    ax.set_yticks(range(n), labels)
+    ax.set_ylim(n - 0.5, -0.5)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x", alpha=0.3)
+    ax.set_xlabel(xlabel, loc="right")  # may run on below the labels; centred, it would be cut off
+    return ax
+
+
+def heatmap_heads(
+    matrix: ArrayLike, *, ax: Axes | None = None, title: str = "", label: str = ""
+) -> Axes:
+    """Heat map of heads x dimensions, one row per head.
+
+    Args:
+        matrix: (heads, dims) non-negative magnitudes; the colour scale begins at zero.
+        ax: where to draw; by default a new figure.
+        title: title.
+        label: what the colour shows, with its unit.
+
+    Returns:
+        The Axes; its image is `ax.images[0]`.
+
+    Raises:
+        ValueError: NaN, negative entries or a wrong shape.
+    """
+    matrix = _finite("matrix", matrix, 2)
+    if (matrix < 0).any():
+        raise ValueError("`matrix` has negative entries; the sequential colours need magnitudes.")
+    heads, dims = matrix.shape
+    if ax is None:
+        _, ax = plt.subplots(figsize=(10, 1.8 + 0.3 * heads))
+    # Nearest: a massive dimension keeps its colour, where smoothing would mix it with others.
+    image = ax.imshow(matrix, aspect="auto", interpolation="nearest", cmap=SEQUENTIAL, vmin=0)
+    ax.set(xlabel="dimension", ylabel="head", title=title)
+    ax.set_xticks(range(0, dims, 2 ** max(0, math.ceil(math.log2(dims / 8)))))
+    ax.set_yticks(range(0, heads, math.ceil(heads / 9)))
+    ax.spines[:].set_visible(False)
+    ax.figure.colorbar(image, ax=ax, label=label, pad=0.01)
+    return ax
+
+
+def grouped_bars(
+    labels: Sequence[str],
+    series: Mapping[str, Any],
+    *,
+    ax: Axes | None = None,
+    colors: Mapping[str, str] | None = None,
+    ylabel: str = "",
+) -> Axes:
+    """Bars with intervals, one group per label and one bar per series in each.
+
+    Args:
+        labels: n group labels.
+        series: name -> n Estimates or an (n, 3) array of estimate, low, high.
+        ax: where to draw; by default a new figure.
+        colors: name -> colour; other names take the palette's entry of that name, or its next.
+        ylabel: what the bars show, with its unit.
+
+    Returns:
+        The Axes, with a legend above it when there are several series.
+
+    Raises:
+        ValueError: no series, NaN, a wrong shape, or an estimate outside its interval.
+    """
+    if not series:
+        raise ValueError("`series` is empty; give at least one.")
+    n = len(labels)
+    tables = {name: _intervals(f"series[{name!r}]", own, n) for name, own in series.items()}
+    if ax is None:
+        _, ax = plt.subplots(figsize=(np.clip(1.5 + 0.4 * n * (len(series) + 1), 6, 13), 4.5))
+    known = PALETTE | dict(colors or {})
+    spare = iter([own for name, own in PALETTE.items() if name not in series] * len(series))
+    width = 0.8 / len(series)
+    for i, (name, rows) in enumerate(tables.items()):
+        x = np.arange(n) - 0.4 + (i + 0.5) * width
+        shade = known[name] if name in known else next(spare)
+        ax.bar(x, rows[:, 0], width * 0.94, color=shade, label=name)
+        ax.errorbar(
+            x, rows[:, 0], yerr=_arms(rows), fmt="none", ecolor=PALETTE["neutral"], capsize=3
+        )
+    slanted = sum(map(len, labels)) > 60
+    turn = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
+    ax.set_xticks(np.arange(n), labels, **turn)
+    ax.tick_params(axis="x", length=0)
+    ax.grid(axis="y", alpha=0.3)
+    ax.set_axisbelow(True)
+    ax.set_ylabel(ylabel)
+    if len(series) > 1:
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(len(series), 5))
+    return ax

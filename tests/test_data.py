@@ -1,0 +1,138 @@
+"""What lies in data/, and the readers of the papers' published formats."""
+
+import json
+import warnings
+
+import pytest
+
+from helpers import data
+
+GOOD_ITEM = {"task": "t", "prompt": "2 + 2 =", "gold": " 4", "candidates": [" 4", " 5"]}
+
+
+def write_items(folder, *items, sets=None):
+    path = folder / "items.json"
+    path.write_text(json.dumps({"candidate_sets": sets or {}, "items": list(items)}))
+    return path
+
+
+def test_items_are_grouped_by_task_and_named_sets_are_filled_in(tmp_path):
+    named = {**GOOD_ITEM, "task": "u", "candidates": "digits"}
+    path = write_items(tmp_path, GOOD_ITEM, named, sets={"digits": [" 4", " 9"]})
+    tasks = data.task_items(path)
+    assert list(tasks) == ["t", "u"]
+    assert tasks["t"] == [data.Item("t", "2 + 2 =", " 4", (" 4", " 5"))]
+    assert tasks["u"][0].candidates == (" 4", " 9")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"gold": " 7"}, "field 'gold'"),
+        ({"gold": ""}, "field 'gold'"),
+        ({"prompt": 3}, "field 'prompt'"),
+        ({"candidates": "nowhere"}, "field 'nowhere'"),
+        ({"candidates": 5}, "field 'candidates'"),
+    ],
+)
+def test_an_unusable_item_is_named_with_its_field(tmp_path, change, named):
+    path = write_items(tmp_path, GOOD_ITEM, {**GOOD_ITEM, **change})
+    with pytest.raises(ValueError, match=named) as error:
+        data.task_items(path)
+    assert "items.json" in str(error.value)
+
+
+def test_a_missing_field_and_an_empty_file_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"item 0: field 'task' is missing"):
+        data.task_items(write_items(tmp_path, {"prompt": "a", "gold": " b"}))
+    with pytest.raises(ValueError, match="'items' is empty"):
+        data.task_items(write_items(tmp_path))
+
+
+def test_a_file_that_was_cut_off_is_named(tmp_path):
+    path = tmp_path / "cut.json"
+    path.write_text('{"items": [')
+    with pytest.raises(ValueError, match=r"cut\.json is not valid JSON"):
+        data.read_json(path)
+
+
+def test_our_questions_are_usable():
+    tasks = data.task_items("massive_values_items.json")
+    assert sum(len(items) for items in tasks.values()) == 290
+    for items in tasks.values():
+        assert len({item.prompt for item in items}) == len(items)
+        assert all(item.gold.startswith(" ") for item in items)
+    # the false capital of a story is never the true one, nor is an answer told in a filler
+    true = {item.prompt: item.gold for item in tasks["capitals"]}
+    for item in tasks["context"]:
+        question = item.prompt[item.prompt.rindex("The capital of") :]
+        assert item.gold != true[question]
+    for item in tasks["filler"]:
+        assert item.gold.strip() not in item.prompt
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("fixture", ["smollm2", "gemma3"])
+def test_candidates_differ_in_their_first_token(fixture, request):
+    from helpers import lm
+
+    _, tokenizer = request.getfixturevalue(fixture)
+    for items in data.task_items("massive_values_items.json").values():
+        for item in items[:3]:
+            start = len(lm.encode(tokenizer, item.prompt))
+            firsts = [lm.encode(tokenizer, item.prompt + c)[start] for c in item.candidates]
+            assert len(set(firsts)) == len(firsts), item
+
+
+def test_prose_is_the_same_text_each_time_and_a_change_warns():
+    prose = data.english_prose()
+    assert len(prose.texts) == len(data.PROSE_TOPICS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert data.english_prose(sha256=prose.sha256) == prose
+    with pytest.warns(UserWarning, match="differ"):
+        data.english_prose(sha256="0" * 64)
+    with pytest.raises(ValueError, match="no-such-topic"):
+        data.english_prose(["no-such-topic"])
+    with pytest.raises(ValueError, match="topic_names"):
+        data.english_prose([])
+
+
+def test_published_formats_are_read(tmp_path):
+    (tmp_path / "cities.csv").write_text(
+        "statement,label,city,country,correct_country\n"
+        "The city of Lodz is in Poland.,1,Lodz,Poland,Poland\n"
+        "The city of Lodz is in Peru.,0,Lodz,Peru,Poland\n"
+    )
+    (tmp_path / "art_qa.json").write_text(
+        json.dumps({"data": [{"question": "Is red a colour?", "answer": True}]})
+    )
+    cities = data.question_set("cities", tmp_path)
+    assert [item.answer for item in cities] == [True, False]
+    assert {item.subject for item in cities} == {"Lodz"}
+    assert data.question_set("art", tmp_path) == [data.YesNo("Is red a colour?", True, "")]
+
+
+def test_an_unusable_record_of_a_published_file_is_named(tmp_path):
+    (tmp_path / "cities.csv").write_text("statement,label,city\nThe city.,maybe,X\n")
+    with pytest.raises(ValueError, match=r"cities\.csv, record 0: field 'label'"):
+        data.question_set("cities", tmp_path)
+    (tmp_path / "art_qa.json").write_text(json.dumps({"data": [{"question": "?", "answer": 1}]}))
+    with pytest.raises(ValueError, match=r"art_qa\.json, record 0: field 'answer'"):
+        data.question_set("art", tmp_path)
+    with pytest.raises(ValueError, match="name must be one of"):
+        data.question_set("music", tmp_path)
+
+
+def test_missing_published_data_say_which_variable_to_set(monkeypatch, tmp_path):
+    monkeypatch.setenv("TUTORIALS_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="TUTORIALS_DATA"):
+        data.question_set("cities")
+
+
+def test_the_real_files_are_read(tutorials_data):
+    sets = {name: data.question_set(name) for name in data.QUESTION_SETS}
+    assert len(sets["cities"]) == 1496
+    assert all(len(sets[name]) == 200 for name in data.QUESTION_SETS[1:])
+    for items in sets.values():
+        assert 0.45 < sum(item.answer for item in items) / len(items) < 0.55

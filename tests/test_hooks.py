@@ -1,0 +1,533 @@
+"""hooks: what is captured, what is edited, and that nothing is left behind."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from families import DECODERS, FAMILIES, LAYERS, build, one_thread, token_ids  # noqa: F401
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from helpers import hooks
+
+HOOK_TABLES = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+)
+PARTS = ("blocks", "attentions", "down_projections")
+
+
+def hook_count(model: nn.Module) -> int:
+    return sum(len(getattr(m, table)) for m in model.modules() for table in HOOK_TABLES)
+
+
+def forward(model: nn.Module, ids: torch.Tensor, **inputs) -> torch.Tensor:
+    with torch.no_grad():
+        return model(ids, **inputs)[0]
+
+
+@contextmanager
+def plain_hooks(modules: dict[str, nn.Module]):
+    """What PyTorch itself hands to a forward hook: (args, kwargs, output) by name."""
+    seen: dict[str, tuple] = {}
+    handles = [
+        module.register_forward_hook(
+            lambda _m, args, kwargs, out, name=name: seen.__setitem__(name, (args, kwargs, out)),
+            with_kwargs=True,
+        )
+        for name, module in modules.items()
+    ]
+    yield seen
+    for handle in handles:
+        handle.remove()
+
+
+class Chain(nn.Module):
+    """Five layers one after the other, one of them used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = nn.ModuleList(nn.Linear(4, 4) for _ in range(5))
+        self.calls: list[int] = []
+
+    def forward(self, x):
+        for i, step in enumerate(self.steps):
+            self.calls.append(i)
+            x = step(x)
+        return self.steps[0](x)
+
+
+# --- patterns ------------------------------------------------------------------------------
+
+
+NAMES = ["", "model", "model.layers", "model.layers.0", "model.layers.0.mlp", "model.layers.1.mlp"]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        ("model.layers.*", ["model.layers.0"]),
+        ("model.layers.*.mlp", ["model.layers.0.mlp", "model.layers.1.mlp"]),
+        ("**.mlp", ["model.layers.0.mlp", "model.layers.1.mlp"]),
+        ("model.layers.1.m*", ["model.layers.1.mlp"]),
+        (["**.1.mlp", "model"], ["model", "model.layers.1.mlp"]),  # order of the names
+        (["model", "model"], ["model"]),
+        ("**", NAMES[1:]),
+    ],
+)
+def test_patterns(patterns, expected):
+    assert hooks.matching(NAMES, patterns) == expected
+
+
+def test_a_dot_in_a_pattern_is_a_dot():
+    with pytest.raises(ValueError, match="matches no name"):
+        hooks.matching(["model_layers"], "model.layers")
+
+
+@given(st.lists(st.from_regex(r"[a-z0-9_]+(\.[a-z0-9_]+){0,3}", fullmatch=True), min_size=1))
+def test_every_name_matches_itself_and_its_stars(names):
+    names = list(dict.fromkeys(names))
+    for name in names:
+        assert hooks.matching(names, name) == [name]
+        starred = ".".join("*" for _ in name.split("."))
+        assert name in hooks.matching(names, starred)
+        assert all(n.count(".") == name.count(".") for n in hooks.matching(names, starred))
+    assert hooks.matching(names, "**") == names
+
+
+def test_a_pattern_without_match_is_named_with_its_nearest_names():
+    model = build("llama")
+    wrong = "model.layers.*.mpl"
+    for context in (
+        hooks.capture(model, ["model.norm", wrong]),
+        hooks.edit(model, wrong, lambda _name, x: x),
+        hooks.restore_weights(model, wrong),
+    ):
+        with pytest.raises(ValueError, match="matches no") as error, context:
+            pass
+        assert repr(wrong) in str(error.value)
+        assert "model.layers.*.mlp" in str(error.value)
+    with pytest.raises(ValueError, match=r"nearest: .*model"), hooks.capture(model, "@@@"):
+        pass
+    with pytest.raises(ValueError, match="patterns is empty"), hooks.capture(model, []):
+        pass
+    assert hook_count(model) == 0
+
+
+# --- finders -------------------------------------------------------------------------------
+
+
+FIRST_NAMES = {  # block, attention, down-projection of the first layer
+    "gpt2": ("transformer.h.0", "attn", "mlp.c_proj"),
+    "opt": ("model.decoder.layers.0", "self_attn", "fc2"),
+    "neox": ("gpt_neox.layers.0", "attention", "mlp.dense_4h_to_h"),
+    "bert": ("encoder.layer.0", "attention.self", "output.dense"),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_finders(family):
+    model = build(family)
+    block, attention, down = FIRST_NAMES.get(
+        family, ("model.layers.0", "self_attn", "mlp.down_proj")
+    )
+    found = {part: getattr(hooks, part)(model) for part in PARTS}
+    assert next(iter(found["blocks"])) == block
+    assert next(iter(found["attentions"])) == f"{block}.{attention}"
+    assert next(iter(found["down_projections"])) == f"{block}.{down}"
+    for modules in found.values():
+        assert len(modules) == LAYERS
+        for i, (name, module) in enumerate(modules.items()):
+            assert name.startswith(block.replace("0", str(i)))
+            assert module is model.get_submodule(name)
+    for module in found["down_projections"].values():
+        wide = module.weight.shape if family == "gpt2" else module.weight.shape[::-1]
+        assert wide == (128 if family == "gpt2" else 48, 32)
+        assert hooks.out_features(module) == 32
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_linear_layers_are_those_inside_the_blocks(family):
+    model = build(family)
+    linears = hooks.linear_layers(model)
+    per_block = {"gpt2": 4, "opt": 6, "neox": 4, "phi3": 4, "bert": 6}.get(family, 7)
+    assert len(linears) == per_block * LAYERS
+    head = None if family == "bert" else model.get_output_embeddings()
+    outside = (head, model.get_input_embeddings())
+    assert not any(module is other for module in linears.values() for other in outside)
+    assert all(name.startswith(tuple(hooks.blocks(model))) for name in linears)
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "emb" not in n]
+    inside = {id(module.weight) for module in linears.values()}
+    left_over = [p for p in matrices if id(p) not in inside]
+    # the head or the pooler, and embeddings that have other names: no block's matrix
+    assert all(p.shape[0] in (97, 64, 32) for p in left_over) and len(left_over) <= 2
+
+
+def test_finders_refuse_a_model_without_attention():
+    for finder in (*PARTS, "linear_layers"):
+        with pytest.raises(ValueError, match="no attention modules found in Chain"):
+            getattr(hooks, finder)(Chain())
+
+
+def test_down_projection_that_does_not_exist():
+    model = build("llama")
+    model.model.layers[1].mlp = nn.Identity()
+    with pytest.raises(ValueError, match=r"'model\.layers\.1' has no down-projection"):
+        hooks.down_projections(model)
+
+
+# --- capture -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_capture_sees_what_plain_hooks_see(family):
+    model, ids = build(family), token_ids()
+    modules = {n: m for part in PARTS for n, m in getattr(hooks, part)(model).items()}
+    with plain_hooks(modules) as seen:
+        plain = forward(model, ids)
+    with hooks.capture(model, list(modules)) as outputs:
+        assert torch.equal(forward(model, ids), plain)
+    with hooks.capture(model, list(modules), of="input") as inputs:
+        forward(model, ids)
+    assert set(outputs) == set(inputs) == set(modules)
+    for name, (args, kwargs, out) in seen.items():
+        hidden = args[0] if args else kwargs["hidden_states"]
+        assert torch.equal(inputs[name], hidden)
+        assert torch.equal(outputs[name], out if isinstance(out, torch.Tensor) else out[0])
+        assert not outputs[name].requires_grad and not inputs[name].requires_grad
+    assert hook_count(model) == 0
+
+
+def test_capture_keeps_the_last_forward_pass_and_reaches_the_whole_model():
+    model = build("llama")
+    with hooks.capture(model, ["model", "lm_head"]) as seen:
+        forward(model, token_ids(seed=1))
+        last = forward(model, token_ids(1, 5, seed=2))
+    assert torch.equal(seen["lm_head"], last)
+    assert seen["model"].shape == (1, 5, 32)  # first tensor of the model's output object
+
+
+def test_stop_ends_the_pass_after_the_last_match_and_not_before():
+    chain, after = Chain(), []
+    with hooks.capture(chain, ["steps.3", "steps.1"], stop=True) as seen:
+        chain(torch.ones(1, 4))
+        after.append("unreachable")
+    assert chain.calls == [0, 1, 2, 3] and not after
+    assert set(seen) == {"steps.1", "steps.3"}
+    chain.calls.clear()
+    with hooks.capture(chain, "steps.2", of="input", stop=True) as seen:
+        chain(torch.ones(1, 4))
+    assert chain.calls == [0, 1, 2] and set(seen) == {"steps.2"}
+    assert hook_count(chain) == 0
+    assert chain(torch.ones(1, 4)).shape == (1, 4)  # runs to its end again
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stop_leaves_later_blocks_alone(family):
+    model = build(family)
+    names = list(hooks.blocks(model))
+    with plain_hooks(hooks.blocks(model)) as ran, hooks.capture(model, names[1], stop=True) as seen:
+        forward(model, token_ids())
+    assert list(ran)[-1:] == names[0:1] or list(ran) == names[:2]
+    assert list(seen) == [names[1]]
+
+
+def test_nested_stops_are_caught_by_their_own_context():
+    chain, reached = Chain(), []
+    with hooks.capture(chain, "steps.4", stop=True) as outer:
+        with hooks.capture(chain, "steps.1", stop=True) as inner:
+            chain(torch.ones(1, 4))
+        reached.append("between")
+        chain(torch.ones(1, 4))
+        reached.append("unreachable")
+    assert reached == ["between"] and set(inner) == {"steps.1"} and set(outer) == {"steps.4"}
+    # the outer one may stop first, through the inner context
+    with (
+        hooks.capture(chain, "steps.1", stop=True) as outer,
+        hooks.capture(chain, "steps.4", stop=True) as inner,
+    ):
+        chain(torch.ones(1, 4))
+    assert set(outer) == {"steps.1"} and not inner and hook_count(chain) == 0
+
+
+def test_keep_grad():
+    model, ids = build("llama"), token_ids()
+    name = "model.layers.0.mlp"
+    with hooks.capture(model, name, keep_grad=True) as seen:
+        model(ids)
+    seen[name].sum().backward()
+    assert model.model.layers[0].mlp.down_proj.weight.grad.abs().sum() > 0
+    assert model.model.layers[1].mlp.down_proj.weight.grad is None
+
+
+# --- edit ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("of", ["output", "input"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_identity_edits_change_nothing(family, of):
+    model, ids = build(family), token_ids()
+    plain, called = forward(model, ids), []
+
+    def same(name, x):
+        called.append(name)
+        return x.clone()  # another tensor: it must be put back where it came from
+
+    names = [name for part in PARTS for name in getattr(hooks, part)(model)]
+    with hooks.edit(model, names, same, of=of) as edited:
+        assert torch.equal(forward(model, ids), plain)
+    assert sorted(called) == sorted(edited) == sorted(names)
+    assert torch.equal(forward(model, ids), plain) and hook_count(model) == 0
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_blocks_without_attention_and_feed_forward_are_the_identity(family):
+    model, ids = build(family), token_ids()
+    if family in ("gpt2", "opt", "neox", "qwen2"):  # biases survive a zeroed product
+        names = [*hooks.attentions(model), *hooks.down_projections(model)]
+        of = "output"
+    else:
+        names, of = [n for n in hooks.linear_layers(model) if n.endswith("_proj")], "output"
+    blocks = list(hooks.blocks(model))
+    with hooks.edit(model, names, lambda _name, x: torch.zeros_like(x), of=of):
+        with hooks.capture(model, blocks) as out:
+            forward(model, ids)
+        with hooks.capture(model, blocks, of="input") as into:
+            forward(model, ids)
+    for name in blocks:
+        assert torch.equal(out[name], into[blocks[0]])
+
+
+def test_an_edit_of_a_models_output_object_keeps_its_type():
+    model, ids = build("llama"), token_ids()
+    plain = model.model(ids)
+    with (
+        hooks.edit(model, "model", lambda _name, x: 2 * x),
+        hooks.capture(model, "lm_head", of="input") as seen,
+    ):
+        forward(model, ids)
+    with hooks.edit(model.model, "layers.*", lambda _name, x: x):
+        assert type(model.model(ids)) is type(plain)
+    assert torch.equal(seen["lm_head"], 2 * plain.last_hidden_state)
+
+
+def test_nested_contexts_run_from_the_outermost_to_the_innermost():
+    chain, x = Chain(), torch.ones(1, 4)
+    plain = chain.steps[1](chain.steps[0](x))
+    with (
+        hooks.capture(chain, "steps.1") as before,
+        hooks.edit(chain, "steps.1", lambda _name, x: x + 1),
+        hooks.edit(chain, "steps.1", lambda _name, x: 2 * x),
+        hooks.capture(chain, "steps.1") as after,
+    ):
+        chain(x)
+    assert torch.equal(before["steps.1"], plain)
+    assert torch.equal(after["steps.1"], 2 * (plain + 1))
+
+
+def test_edits_keep_gradients():
+    model, ids = build("qwen2"), token_ids()
+    steer = torch.zeros(32, requires_grad=True)
+    with hooks.edit(model, "model.layers.1", lambda _name, x: x + steer):
+        model(ids).logits.square().mean().backward()
+    assert steer.grad.abs().sum() > 0
+    early = model.model.layers[0].mlp.down_proj.weight.grad
+    assert early.abs().sum() > 0  # the graph goes on through the edit
+
+
+def test_edit_holds_in_every_step_of_generation():
+    model, ids, shapes = build("llama"), token_ids(1, 6), []
+    plain = model.generate(ids, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+    with hooks.edit(model, "model.layers.0", lambda _n, x: (shapes.append(x.shape[1]), x)[1]):
+        again = model.generate(ids, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+    assert shapes == [6, 1, 1, 1] and torch.equal(plain, again)
+
+
+def test_bfloat16_and_train_mode():
+    model, ids = build("gpt2").to(torch.bfloat16), token_ids()
+    plain = forward(model, ids)
+    with hooks.edit(model, list(hooks.blocks(model)), lambda _name, x: x.clone()):
+        assert torch.equal(forward(model, ids), plain)
+    with hooks.capture(model, "transformer.h.0") as seen:
+        forward(model, ids)
+    assert seen["transformer.h.0"].dtype == torch.bfloat16
+    model.train()
+    draws = []
+    for fn in (lambda _name, x: x, lambda _name, x: x.clone()):
+        with torch.random.fork_rng(), hooks.edit(model, "transformer.h.*", fn):
+            torch.manual_seed(0)
+            draws.append(forward(model, ids))
+    assert torch.equal(*draws) and model.training
+
+
+# --- faults --------------------------------------------------------------------------------
+
+
+def test_a_wrong_shape_names_the_module_and_both_shapes():
+    model, ids = build("llama"), token_ids(2, 7)
+    name = "model.layers.1.mlp"
+    with (
+        pytest.raises(ValueError, match="returned shape") as error,
+        hooks.edit(model, name, lambda _name, x: x[:, :3]),
+    ):
+        forward(model, ids)
+    for part in (repr(name), "(2, 3, 32)", "(2, 7, 32)"):
+        assert part in str(error.value)
+    for of, wrong in (("output", None), ("input", [1.0])):
+        with (
+            pytest.raises(ValueError, match=r"'model\.layers\.1\.mlp' must return a tensor, not"),
+            hooks.edit(model, name, lambda _name, x, wrong=wrong: wrong, of=of),
+        ):
+            forward(model, ids)
+    assert hook_count(model) == 0
+
+
+def test_a_module_without_tensor():
+    class Talker(nn.Module):
+        def forward(self, x):
+            return "text" if x is None else {"text": "no tensor"}
+
+    model = nn.Sequential(Talker())
+    for x in (None, torch.ones(1)):
+        with pytest.raises(ValueError, match="'0' has no tensor"), hooks.capture(model, "0"):
+            model(x)
+    with (
+        pytest.raises(ValueError, match="of must be 'output' or 'input', not 'weights'"),
+        hooks.capture(model, "0", of="weights"),
+    ):
+        pass
+    assert hook_count(model) == 0
+
+
+def test_outputs_in_lists_tuples_and_dicts():
+    class Wrap(nn.Module):
+        def __init__(self, kind):
+            super().__init__()
+            self.kind = kind
+
+        def forward(self, x):
+            extra = torch.full((1,), 7.0)
+            values = {"note": "text", "x": x, "extra": extra}
+            return values if self.kind is dict else self.kind(values.values())
+
+    for kind in (dict, list, tuple):
+        model = nn.Sequential(Wrap(kind))
+        with hooks.edit(model, "0", lambda _name, x: x + 1), hooks.capture(model, "0") as seen:
+            out = model(torch.zeros(2))
+        assert type(out) is kind
+        note, x, extra = out.values() if kind is dict else out
+        assert note == "text" and x.tolist() == [1, 1] and extra.item() == 7
+        assert torch.equal(seen["0"], x)
+
+
+def test_hooks_are_removed_after_exceptions():
+    model, ids = build("llama"), token_ids()
+    plain = forward(model, ids)
+
+    def fail(_name, _x):
+        raise RuntimeError("inside fn")
+
+    with (
+        pytest.raises(RuntimeError, match="inside fn"),
+        hooks.capture(model, "**.mlp") as seen,
+        hooks.edit(model, "model.layers.1", fail),
+    ):
+        forward(model, ids)
+    assert "model.layers.0.mlp" in seen  # what came before the fault is there
+    with pytest.raises(IndexError), hooks.capture(model, "**.mlp", stop=True):
+        forward(model, torch.full((1, 3), 10_000))
+    with pytest.raises(KeyboardInterrupt), hooks.edit(model, "**.mlp", fail):
+        raise KeyboardInterrupt
+    assert hook_count(model) == 0 and torch.equal(forward(model, ids), plain)
+
+
+def test_foreign_hooks_stay():
+    model, ids, seen = build("llama"), token_ids(), []
+    handle = model.model.norm.register_forward_hook(lambda *_: seen.append("foreign"))
+    with hooks.capture(model, "model.norm"):
+        forward(model, ids)
+    assert hook_count(model) == 1
+    forward(model, ids)
+    assert seen == ["foreign", "foreign"]
+    handle.remove()
+
+
+# --- restore_weights -----------------------------------------------------------------------
+
+
+def bits(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {n: p.detach().view(torch.int32).clone() for n, p in model.named_parameters()}
+
+
+def same_bits(model: nn.Module, before: dict[str, torch.Tensor]) -> bool:
+    now = bits(model)
+    return now.keys() == before.keys() and all(torch.equal(now[n], before[n]) for n in now)
+
+
+@pytest.fixture
+def odd_model():
+    """A model whose weights hold every float32 that a careless copy would lose."""
+    model = build("llama")
+    odd = [-(2**31), 0x7FC00001, -0x3FFFFF, 0x7F800000, 1, 0x7F800001]  # -0, NaNs, inf, tiny, sNaN
+    weight = model.model.layers[1].mlp.down_proj.weight
+    with torch.no_grad():
+        weight[0, : len(odd)] = torch.tensor(odd, dtype=torch.int64).int().view(torch.float32)
+    assert weight.detach().view(torch.int32)[0, 1] == 0x7FC00001
+    return model
+
+
+def test_restore_weights_bit_for_bit(odd_model):
+    before = bits(odd_model)
+    with pytest.raises(RuntimeError, match="inside"), hooks.restore_weights(odd_model):
+        with torch.no_grad():
+            for parameter in odd_model.parameters():
+                parameter.mul_(-3).add_(1)
+        assert not same_bits(odd_model, before)
+        raise RuntimeError("inside")
+    assert same_bits(odd_model, before)
+
+
+def test_restore_weights_whatever_way_they_were_changed(odd_model):
+    before, linear = bits(odd_model), odd_model.model.layers[1].mlp.down_proj
+    parameter, address = linear.weight, linear.weight.data_ptr()
+    with hooks.restore_weights(odd_model, "**.down_proj.weight"):
+        linear.weight = nn.Parameter(torch.zeros(32, 48))
+    with hooks.restore_weights(odd_model, "**.down_proj.weight"):
+        linear.weight.data = torch.zeros(5)
+    with hooks.restore_weights(odd_model):
+        odd_model.to(torch.bfloat16)
+    assert linear.weight is parameter and parameter.data_ptr() == address
+    assert parameter.requires_grad and same_bits(odd_model, before)
+
+
+def test_restore_weights_touches_only_what_was_named(odd_model):
+    before = bits(odd_model)
+    with hooks.restore_weights(odd_model, "model.layers.1.mlp.*.weight"), torch.no_grad():
+        odd_model.model.layers[1].mlp.up_proj.weight.zero_()
+        odd_model.model.norm.weight.zero_()
+    assert odd_model.model.norm.weight.abs().sum() == 0
+    after = bits(odd_model)
+    assert [n for n in after if not torch.equal(after[n], before[n])] == ["model.norm.weight"]
+
+
+def test_restore_weights_nested_and_tied():
+    model = build("gpt2")
+    assert model.lm_head.weight is model.transformer.wte.weight
+    before = bits(model)
+    for name in ("lm_head.weight", "transformer.wte.weight"):  # either name will do
+        with hooks.restore_weights(model, name), torch.no_grad():
+            model.lm_head.weight.add_(1)
+            with hooks.restore_weights(model, "**"):
+                model.lm_head.weight.zero_()
+            assert model.lm_head.weight.abs().sum() > 0
+            owner, leaf = name.rsplit(".", 1)
+            setattr(model.get_submodule(owner), leaf, nn.Parameter(torch.zeros(97, 32)))
+        assert model.lm_head.weight is model.transformer.wte.weight
+        assert same_bits(model, before)
