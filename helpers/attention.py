@@ -263,7 +263,7 @@ def capture_qkv(
         for name, x in zip("qkv", states, strict=True):
             # at pre_rope, q and k came from the rotary embedding already
             if x is not None and name not in kept[layer]:
-                kept[layer][name] = x.detach() if reduce is None else reduce(x.detach())
+                kept[layer][name] = x if reduce is None else reduce(x)
         if all(len(states) == 3 for states in kept.values()):
             raise hooks.StopForward(kept)
         return states

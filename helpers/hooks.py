@@ -243,12 +243,13 @@ def attentions(model: nn.Module) -> dict[str, nn.Module]:
         ValueError: the model has none in the form that transformers' models share.
     """
     # transformers gives these two attributes to attention modules, and both to nothing else
+    # (vars, since PyTorch is slow to say that a module lacks an attribute)
     found = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(getattr(module, "layer_idx", None), int)
-        and hasattr(module, "is_causal")
-        and not getattr(module, "is_cross_attention", False)
+        if isinstance(vars(module).get("layer_idx"), int)
+        and "is_causal" in vars(module)
+        and not vars(module).get("is_cross_attention")
     }
     if not found:
         raise ValueError(f"no attention modules found in {type(model).__name__}")

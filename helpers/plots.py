@@ -179,7 +179,7 @@ def grouped_bars(
         ylabel: what the bars show, with its unit.
 
     Returns:
-        The Axes, with a legend above it when there are several series.
+        The Axes, with a legend to its right when there are several series.
 
     Raises:
         ValueError: no series, NaN, a wrong shape, or an estimate outside its interval.
@@ -200,7 +200,8 @@ def grouped_bars(
         ax.errorbar(
             x, rows[:, 0], yerr=_arms(rows), fmt="none", ecolor=PALETTE["neutral"], capsize=3
         )
-    slanted = sum(map(len, labels)) > 60
+    room = 8 * ax.get_window_extent().width / ax.figure.dpi  # characters side by side
+    slanted = sum(max(map(len, label.split("\n"))) for label in labels) > room
     turn = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
     ax.set_xticks(np.arange(n), labels, **turn)
     ax.tick_params(axis="x", length=0)
@@ -208,5 +209,5 @@ def grouped_bars(
     ax.set_axisbelow(True)
     ax.set_ylabel(ylabel)
     if len(series) > 1:
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(len(series), 5))
+        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return ax

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+import transformers as tf
 from families import DECODERS, FAMILIES, LAYERS, build, one_thread, token_ids  # noqa: F401
 from hypothesis import given
 from hypothesis import strategies as st
@@ -170,6 +171,15 @@ def test_linear_layers_are_those_inside_the_blocks(family):
     assert all(p.shape[0] in (97, 64, 32) for p in left_over) and len(left_over) <= 2
 
 
+def test_attentions_are_those_of_a_sequence_on_itself():
+    config = tf.GPT2Config(
+        vocab_size=97, n_embd=32, n_layer=2, n_head=4, eos_token_id=2, add_cross_attention=True
+    )
+    with torch.random.fork_rng():
+        model = tf.GPT2LMHeadModel(config)
+    assert list(hooks.attentions(model)) == ["transformer.h.0.attn", "transformer.h.1.attn"]
+
+
 def test_finders_refuse_a_model_without_attention():
     for finder in (*PARTS, "linear_layers"):
         with pytest.raises(ValueError, match="no attention modules found in Chain"):
@@ -248,12 +258,12 @@ def test_nested_stops_are_caught_by_their_own_context():
         chain(torch.ones(1, 4))
         reached.append("unreachable")
     assert reached == ["between"] and set(inner) == {"steps.1"} and set(outer) == {"steps.4"}
-    # the outer one may stop first, through the inner context
-    with (
-        hooks.capture(chain, "steps.1", stop=True) as outer,
-        hooks.capture(chain, "steps.4", stop=True) as inner,
-    ):
-        chain(torch.ones(1, 4))
+    # the outer one may stop first, and then what follows the inner context is skipped too
+    with hooks.capture(chain, "steps.1", stop=True) as outer:
+        with hooks.capture(chain, "steps.4", stop=True) as inner:
+            chain(torch.ones(1, 4))
+        reached.append("unreachable")
+    assert reached == ["between"]
     assert set(outer) == {"steps.1"} and not inner and hook_count(chain) == 0
 
 

@@ -677,8 +677,8 @@ def mapped(process):
 
 @pytest.mark.weights
 def test_later_loads_take_seconds(smollm2, gemma3):
-    """Generous, for a busy computer; bench_load.py measures."""
-    for name, limit in {"smollm2-135m": 10, "gemma3-270m": 30}.items():
-        started = time.perf_counter()
+    """Of processor time, so that a busy computer does not matter; bench_load.py measures well."""
+    for name, limit in {"smollm2-135m": 3, "gemma3-270m": 6}.items():
+        started = time.process_time()
         models.load(name)
-        assert time.perf_counter() - started < limit
+        assert time.process_time() - started < limit

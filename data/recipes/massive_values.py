@@ -89,9 +89,7 @@ CONDITIONS: dict[str, Edit | Quantise | None] = {
 }
 # the released code takes 22 of 256 dimensions of its Gemma
 WIDE = {"top22 zero": Edit(k=22), "smallest22 mean": Edit("smallest", 22, "mean")}
-ON_QUESTIONS = (
-    "clean", "top1 zero", "top1 mean", "smallest1 zero", "random1 zero s0", "energy zero s0"
-)  # fmt: skip
+ON_QUESTIONS = ("clean", "top1 zero", "smallest1 zero", "random1 zero s0", "energy zero s0")
 
 # ------------------------------------------------------------------------------------ the edits
 
