@@ -59,6 +59,9 @@ def _checked_edit(fn: QKVFunction, layer: int, *states: Tensor | None) -> tuple:
     for name, new, old in zip("qkv", result, states, strict=True):
         if old is not None:
             hooks.same_shape(new, old, f"the edit of {name} in layer {layer}")
+            # attention on a CPU turns NaN queries and keys into finite output without a word
+            if new is not old and new.isnan().any():
+                raise ValueError(f"the edit of {name} in layer {layer} returned NaN")
     return result
 
 

@@ -622,6 +622,7 @@ def test_a_wrong_return_names_the_layer_and_both_shapes(stage):
     )
     for wrong in (lambda *_: None, lambda _layer, q, k, v: (q, k), lambda _layer, q, k, v: q):
         assert "layer 2 must return a tuple (q, k, v)" in edited(wrong)
+    assert "q in layer 2 returned NaN" in edited(lambda _layer, q, k, v: (q * math.nan, k, v))
     assert state(model) == before
 
 

@@ -39,7 +39,7 @@ import torch
 from helpers import attention, models
 
 NAME = "smollm2-135m"
-LENGTHS = {64: 15, 128: 15, 256: 11, 512: 7, 1024: 5}  # tokens -> rounds
+LENGTHS = {64: 11, 128: 9, 256: 7, 512: 5, 1024: 3}  # tokens -> rounds
 MEMORY_LENGTH = 1024
 FIGURE = Path(__file__).resolve().parents[2] / "build" / "benchmarks" / "attention_overhead.png"
 PACKAGES = {
