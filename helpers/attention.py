@@ -210,8 +210,8 @@ def edit_qkv(
         layers: indices of the layers to edit; all if None.
 
     Raises:
-        ValueError: unknown layer or stage, `fn` returns other shapes, or a model that does not
-            use the attention interface.
+        ValueError: unknown layer or stage, `fn` returns other shapes or NaN, or a model that
+            does not use the attention interface.
     """
     if stage not in STAGES:
         raise ValueError(f"stage must be one of {STAGES}, not {stage!r}")

@@ -119,7 +119,7 @@ REGISTRY: dict[str, Entry] = {
 
 def cache_dir() -> Path:
     """The folder of ready models: $TUTORIALS_CACHE, or the platform's user cache folder."""
-    chosen = os.environ.get("TUTORIALS_CACHE") or platformdirs.user_cache_dir("interpretability-tutorials")
+    chosen = os.environ.get("TUTORIALS_CACHE") or platformdirs.user_cache_dir("paper-tutorials")
     return Path(chosen).expanduser().absolute()
 
 

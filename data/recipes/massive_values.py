@@ -32,6 +32,7 @@ from helpers import attention, data, lm, models, stats
 
 HERE = Path(__file__).resolve().parent.parent
 ITEMS = "massive_values_items.json"
+TINY = 1e-6  # smallest range that a grid of rounding may have
 
 
 class Edit(NamedTuple):
@@ -141,6 +142,7 @@ def overwrite(x, layer, part, edit, n_prompt):
 
 def grid(x, bits, scale):
     top = 2 ** (bits - 1) - 1
+    scale = scale.clamp(min=TINY)  # Gemma has dimensions that are zero throughout
     return (x / scale * top).round().clamp(-top, top) * scale / top
 
 
@@ -168,7 +170,8 @@ def smooth(q, k, bits):
     """k divided and q multiplied by one factor per dimension; k at `bits`, q at 8 bits."""
     group = q.shape[1] // k.shape[1]
     q_max = q.abs().amax(2, keepdim=True).unflatten(1, (-1, group)).amax(2)
-    factor = (k.abs().amax(2, keepdim=True) / q_max).sqrt().clamp(min=1e-6)
+    k_max = k.abs().amax(2, keepdim=True)
+    factor = (k_max.clamp(min=TINY) / q_max.clamp(min=TINY)).sqrt()
     wide_q, flat_k = q * factor.repeat_interleave(group, 1), k / factor
     q8 = grid(wide_q, 8, wide_q.abs().amax((1, 2, 3), keepdim=True))
     return q8, grid(flat_k, bits, flat_k.abs().amax((1, 2, 3), keepdim=True))
