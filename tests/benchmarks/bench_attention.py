@@ -18,17 +18,15 @@ stops before a layer only, so it has no such row.
 
 All of them keep q and k before rotation, and the values are compared. Time is CPU time of the
 process, so that other programs disturb it less; contenders take turns, a ratio is formed within
-each round, and its median over rounds is reported. Memory is what the call adds to the peak of
-resident memory (VmHWM of Linux, reset before the call), in a fresh process per contender.
+each round, and its median over rounds is reported. Memory is the peak of all tensors that the
+call allocates, weights not among them, as PyTorch's profiler counts allocations and releases;
+`ours, reduced` keeps the norms over tokens only.
 """
 
 import importlib.util
-import json
-import os
+import itertools
 import random
 import statistics
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -36,6 +34,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from helpers import attention, models
 
@@ -245,32 +244,14 @@ def ratios(mine: list[float], others: list[float]) -> list[float]:
     return [a / b for a, b in zip(mine, others, strict=True)]
 
 
-def peak_memory(name: str) -> float:
-    """MiB that one capture adds to the peak of resident memory, in a fresh process."""
-    command = [sys.executable, __file__, "--memory", name]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-2000:])
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def measure_memory(name: str) -> float:
-    """See `peak_memory`; runs in the fresh process."""
-
-    def status(field: str) -> float:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
-
-    with torch.no_grad():
-        make = ours_reduced if name == "ours, reduced" else CONTENDERS[name]
-        capture = make(models.load(NAME).model)
-        capture(token_ids(16))  # touches every weight, so that they count as there already
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-        before = status("VmRSS")
-        states = capture(token_ids(MEMORY_LENGTH))
-        peak = status("VmHWM") - before
-    del states
-    return peak
+def peak_memory(capture: Callable, ids: torch.Tensor) -> float:
+    """Largest sum of all tensors, in MiB, that one call has alive at a time."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        states = capture(ids)
+    events = recorded.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    del states  # its tensors lived until here
+    return max(itertools.accumulate(size for _, size in changes)) / 2**20
 
 
 def draw(overhead: dict[str, dict[int, list[float]]]) -> None:
@@ -348,17 +329,15 @@ def time_rows(ready: dict[str, Callable], missing: dict[str, str]) -> list[dict]
     return rows + [row(f"ours / {name}", "CPU s", why) for name, why in missing.items()]
 
 
-def memory_rows(ready: dict[str, Callable]) -> list[dict]:
-    """Rows of peak memory, where the system tells it."""
-    if not os.access("/proc/self/clear_refs", os.W_OK):
-        return []
-    peaks = {name: peak_memory(name) for name in (*ready, "ours, reduced")}
-    note = f"added to the process's memory; bare pass {peaks['bare']:.0f}"
+def memory_rows(ready: dict[str, Callable], model) -> list[dict]:
+    """Rows of peak memory."""
+    ids, jobs = token_ids(MEMORY_LENGTH), ready | {"ours, reduced": ours_reduced(model)}
+    peaks = {name: peak_memory(capture, ids) for name, capture in jobs.items()}
     return [
         row(
             f"{mine} / {peer}, {MEMORY_LENGTH} tokens",
             "MiB peak",
-            note,
+            f"tensors allocated during the call; bare pass {peaks['bare']:.0f}",
             ours=peaks[mine],
             peer=peaks[peer],
             ratio=peaks[mine] / peaks[peer],
@@ -392,15 +371,12 @@ def run() -> list[dict]:
     try:
         with torch.no_grad():
             ready, missing = prepared(model)
-            rows = agreement_rows(ready) + time_rows(ready, missing)
+            rows = agreement_rows(ready) + memory_rows(ready, model)
+            return rows + time_rows(ready, missing)
     finally:
         torch.set_num_threads(threads)
-    return rows + memory_rows(ready)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--memory"]:
-        print(json.dumps(measure_memory(sys.argv[2])))
-    else:
-        for line in run():
-            print("  ".join(f"{x:.4g}" if isinstance(x, float) else str(x) for x in line.values()))
+    for line in run():
+        print("  ".join(f"{x:.4g}" if isinstance(x, float) else str(x) for x in line.values()))
