@@ -2,6 +2,8 @@
 PYTHON ?= python3
 NB ?=
 PY = .venv/bin/python
+# Idle threads yield their core: on a shared machine spinning ones make everything several times slower.
+export OMP_WAIT_POLICY = passive
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lab notebooks bench clean moved

@@ -1,11 +1,15 @@
 """The front door: executing notebooks, pages without a network, refusals."""
 
+import base64
+import io
 import re
 import socket
 import subprocess
 import sys
 
+import matplotlib.pyplot as plt
 import nbformat
+import numpy as np
 import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import (
@@ -14,6 +18,7 @@ from nbformat.v4 import (
     new_notebook,
     new_output,
 )
+from PIL import Image
 
 from helpers import __main__ as front
 
@@ -153,3 +158,19 @@ def test_the_tests_themselves_have_no_network(host):
     child = f"import socket; socket.create_connection(({host!r}, 80), timeout=1)"
     result = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True)
     assert "the tests run without a network" in result.stderr
+
+
+def test_figures_are_kept_small_and_look_the_same():
+    plt.figure()
+    plt.plot(np.sin(np.arange(300)))
+    buffer = io.BytesIO()
+    plt.savefig(buffer, dpi=150)
+    plt.close()
+    png = base64.b64encode(buffer.getvalue()).decode()
+    small = front.in_few_colours(png)
+    old, new = (
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"), dtype=int)
+        for data in (png, small)
+    )
+    assert len(small) < len(png) / 1.5
+    assert np.abs(old - new).mean() < 1
