@@ -268,7 +268,7 @@ def tidy(notebook: NotebookNode) -> NotebookNode:
 
 
 def in_few_colours(png: str) -> str:
-    """A PNG (base64) in 256 colours: a third of the size, and a figure looks the same."""
+    """A PNG (base64) in 256 colours: smaller, and a figure looks the same."""
     image, small = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"), io.BytesIO()
     image.quantize(dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
     return min(base64.b64encode(small.getvalue()).decode(), png, key=len)

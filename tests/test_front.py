@@ -172,5 +172,5 @@ def test_figures_are_kept_small_and_look_the_same():
         np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"), dtype=int)
         for data in (png, small)
     )
-    assert len(small) < len(png) / 1.5
+    assert len(small) < 0.9 * len(png)
     assert np.abs(old - new).mean() < 1
