@@ -36,8 +36,7 @@ def test_dimensions_are_selected_as_by_hand(recipe, which, k, chosen):
     assert mask[0, 0].nonzero()[:, 0].tolist() == chosen
 
 
-def test_energy_matched_never_takes_the_top_and_removes_as_much():
-    recipe = load_recipe("massive_values")
+def test_energy_matched_never_takes_the_top_and_removes_as_much(recipe):
     rng = np.random.default_rng(0)
     m = torch.tensor(rng.random((7, 3, 16)))
     order = torch.tensor(rng.random((3, 16)))
