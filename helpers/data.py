@@ -13,6 +13,8 @@ from pathlib import Path
 from pydoc_data import topics
 from typing import Any, NamedTuple
 
+import pandas as pd
+
 DATA = Path(__file__).resolve().parent.parent / "data"
 
 # long enough for a few hundred tokens each, and mostly prose
@@ -26,6 +28,7 @@ PROSE_TOPICS = (
     "import",
     "specialnames",
 )
+WIKITEXT_FILES = ("wiki.test.raw", "wiki.test.tokens", "test-00000-of-00001.parquet")
 QUESTION_SETS = ("cities", "sports", "art", "celebrity", "technology")
 
 
@@ -184,6 +187,31 @@ def question_set(name: str, folder: Path | str | None = None) -> list[YesNo]:
         )
         for i, record in enumerate(records)
     ]
+
+
+def wikitext(folder: Path | str | None = None) -> str:
+    """Test text of WikiText-2 in one of its published formats: plain text or the hub's parquet.
+
+    Args:
+        folder: where to look, also in its folders; by default TUTORIALS_DATA.
+
+    Raises:
+        FileNotFoundError: no file of one of the published names.
+        ValueError: the parquet file has no column of texts.
+        ImportError: the file is parquet, and no package reads that (`pip install pyarrow`).
+
+    Source: Merity et al. 2016; `wikitext-2-raw-v1` on the hub.
+    """
+    folder = tutorials_data() if folder is None else Path(folder)
+    for name in WIKITEXT_FILES:
+        for path in sorted(folder.rglob(name)):
+            if path.suffix != ".parquet":
+                return path.read_text(encoding="utf-8")
+            table = pd.read_parquet(path)
+            if "text" not in table or not all(isinstance(row, str) for row in table["text"]):
+                raise ValueError(f"{path.name}: column 'text' is missing or holds other things")
+            return "".join(table["text"])
+    raise FileNotFoundError(f"WikiText-2 is not here: none of {WIKITEXT_FILES} in {folder.name}")
 
 
 def _cities(path: Path) -> list[YesNo]:

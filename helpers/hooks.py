@@ -198,6 +198,70 @@ def edit(
         yield matched
 
 
+@contextmanager
+def computing_once(module: nn.Module) -> Iterator[None]:
+    """Within the context the module computes in its first call and replays that output later.
+
+    So a language model's own forward can be asked for one slice of logits after another, with
+    whatever its family does behind the head (soft-capping, scaling), at the price of the head.
+    """
+    outer = vars(module).get("forward")  # somebody else may have replaced it before us
+    compute, kept = module.forward, []
+
+    def forward(*args, **kwargs):
+        if not kept:
+            kept.append(compute(*args, **kwargs))
+        return kept[0]
+
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if outer is not None:
+            module.forward = outer
+
+
+@torch.no_grad()
+def input_norms(
+    model: nn.Module, patterns: str | Iterable[str], batches: Iterable[Tensor]
+) -> dict[str, Tensor]:
+    """L2 norm of every input feature of named modules over all tokens of some batches.
+
+    Args:
+        model: a model of transformers; its head is not run.
+        patterns: names of linear layers, as in `capture`.
+        batches: token ids (B, T), unpadded.
+
+    Returns:
+        A dict from module name to norms (in_features,), float32.
+
+    Raises:
+        ValueError: no batches, a pattern that matches nothing, a module that does not run, or
+            inputs that are NaN or infinite (the module is named).
+
+    Source: Sun et al. 2024 (Wanda), the activation term of equation 1.
+    """
+    squares: dict[str, Tensor] = {}
+
+    def see(name: str, value: Tensor) -> Tensor:
+        own = value.float().square().flatten(0, -2).sum(0)
+        squares[name] = own + squares.get(name, 0)
+        return value
+
+    with _hooked(model, patterns, "input", see) as names:
+        for ids in batches:
+            model.base_model(ids.to(model.device), use_cache=False)
+    if not squares:
+        raise ValueError(f"no module of {names[:3]} ran: `batches` is empty, or they are the head")
+    for name in names:
+        if name not in squares:
+            raise ValueError(f"module {name!r} did not run; is it behind the decoder?")
+        if not squares[name].isfinite().all():
+            raise ValueError(f"the input of module {name!r} is NaN or infinite")
+    return {name: squares[name].sqrt() for name in names}
+
+
 def same_shape(new: object, old: Tensor, what: str) -> Tensor:
     """`new`, if it is a tensor shaped like `old`; else a ValueError that says `what` is wrong."""
     if not isinstance(new, Tensor):

@@ -11,12 +11,14 @@ intervention can touch the prompt and leave the answer's positions alone.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+
+from helpers.hooks import computing_once
 
 Editing = Callable[[int], AbstractContextManager]
 
@@ -108,31 +110,6 @@ def _batches(keys: Sequence, batch_size: int) -> Iterator[tuple[Any, list[int]]]
             yield key, members[start : start + batch_size]
 
 
-@contextmanager
-def _decoder_runs_once(model) -> Iterator[None]:
-    """Within the context the decoder computes in its first call and replays that output later.
-
-    So the model's own forward can be asked for one slice of logits after another, with whatever
-    its family does behind the head (soft-capping, scaling), at the price of the head alone.
-    """
-    decoder = model.get_decoder()
-    outer = vars(decoder).get("forward")  # somebody else may have replaced it before us
-    compute, kept = decoder.forward, []
-
-    def forward(*args, **kwargs):
-        if not kept:
-            kept.append(compute(*args, **kwargs))
-        return kept[0]
-
-    decoder.forward = forward
-    try:
-        yield
-    finally:
-        del decoder.forward
-        if outer is not None:
-            decoder.forward = outer
-
-
 def _log_normaliser(logits: torch.Tensor, items: Sequence[int]) -> torch.Tensor:
     """log sum exp over the vocabulary, float32 logits (B, T, V) -> (B, T); refuses NaN."""
     total = logits.logsumexp(-1)
@@ -163,7 +140,7 @@ def _token_scores(
     """
     step = max(1, rows // len(ids))
     logprobs, greedy = [], []
-    with _decoder_runs_once(model):
+    with computing_once(model.get_decoder()):
         for start in range(first, ids.shape[1], step):
             targets = ids[:, start : start + step]
             before = torch.arange(start - 1, start - 1 + targets.shape[1], device=ids.device)
@@ -377,6 +354,33 @@ def rank_candidates(
         rival = [text for text in own if text != gold][int(others.argmax())]
         table.append((bool(margin > 0), gold if margin > 0 else rival, logprobs[at], margin))
     return pd.DataFrame(table, columns=["correct", "choice", "gold_logprob", "margin"])
+
+
+def segments(tokenizer, text: str, n_tokens: int) -> torch.Tensor:
+    """Consecutive pieces of a text, each opened as the tokenizer opens a text.
+
+    Gemma without its `<bos>` predicts badly, and silently so; a piece from the middle of a text
+    needs it as well.
+
+    Args:
+        tokenizer: its fast tokenizer.
+        text: the text; what does not fill a piece at the end is left out.
+        n_tokens: tokens of text in a piece.
+
+    Returns:
+        (N, T) token ids for `segment_nll`, with T = n_tokens, or n_tokens + 1 where the tokenizer
+        has a start token.
+
+    Raises:
+        ValueError: a text of fewer than `n_tokens` tokens, or `n_tokens` below 2.
+    """
+    ids = encode(tokenizer, text)
+    start = [token for token in ids[:1] if token == tokenizer.bos_token_id]
+    ids = torch.tensor(ids[len(start) :])
+    if not 2 <= n_tokens <= len(ids):
+        raise ValueError(f"`n_tokens` must lie in 2..{len(ids)} for this text; got {n_tokens}.")
+    pieces = ids[: len(ids) // n_tokens * n_tokens].reshape(-1, n_tokens)
+    return torch.cat([torch.tensor(start, dtype=ids.dtype).expand(len(pieces), -1), pieces], 1)
 
 
 def segment_nll(model, token_ids, *, batch_size: int = 4, chunk: int = _LOGIT_ROWS) -> np.ndarray:

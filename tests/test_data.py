@@ -124,6 +124,24 @@ def test_an_unusable_record_of_a_published_file_is_named(tmp_path):
         data.question_set("music", tmp_path)
 
 
+def test_wikitext_is_read_as_plain_text_or_parquet(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="WikiText-2 is not here"):
+        data.wikitext(tmp_path)
+    inner = tmp_path / "wikitext-2-raw"
+    inner.mkdir()
+    parquet = inner / "test-00000-of-00001.parquet"
+    parquet.write_bytes(b"")
+    rows = [" = Title = \n", "", "A text .\n"]
+    monkeypatch.setattr(data.pd, "read_parquet", lambda path: data.pd.DataFrame({"text": rows}))
+    assert data.wikitext(tmp_path) == "".join(rows)
+    monkeypatch.setattr(data.pd, "read_parquet", lambda path: data.pd.DataFrame({"words": rows}))
+    with pytest.raises(ValueError, match=r"parquet: column 'text'"):
+        data.wikitext(tmp_path)
+    (inner / "wiki.test.raw").write_text("Łódź .\n", encoding="utf-8")
+    monkeypatch.setenv("TUTORIALS_DATA", str(tmp_path))
+    assert data.wikitext() == "Łódź .\n"
+
+
 def test_missing_published_data_say_which_variable_to_set(monkeypatch, tmp_path):
     monkeypatch.setenv("TUTORIALS_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError, match="TUTORIALS_DATA"):

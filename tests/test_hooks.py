@@ -541,3 +541,138 @@ def test_restore_weights_nested_and_tied():
             setattr(model.get_submodule(owner), leaf, nn.Parameter(torch.zeros(97, 32)))
         assert model.lm_head.weight is model.transformer.wte.weight
         assert same_bits(model, before)
+
+
+# --- input_norms ---------------------------------------------------------------------------
+
+
+def norms_by_hand(model, names, ids):
+    with hooks.capture(model, names, of="input") as seen:
+        forward(model, ids)
+    rows = {name: value.reshape(-1, value.shape[-1]).double() for name, value in seen.items()}
+    return {name: value.square().sum(0).sqrt().float() for name, value in rows.items()}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_input_norms_are_those_by_hand(family):
+    model, ids = build(family), token_ids(4, 9)
+    names = list(hooks.linear_layers(model))
+    found, expected = hooks.input_norms(model, names, [ids]), norms_by_hand(model, names, ids)
+    assert found.keys() == expected.keys() == set(names)
+    for name, norms in found.items():
+        weight = model.get_submodule(name).weight
+        assert norms.shape == (weight.shape[0 if family == "gpt2" else 1],)
+        assert norms.dtype == torch.float32 and not norms.requires_grad
+        torch.testing.assert_close(norms, expected[name], rtol=1e-5, atol=1e-6)
+    assert hook_count(model) == 0
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
+def test_input_norms_do_not_depend_on_how_batches_are_cut(family):
+    model, ids = build(family), token_ids(6, 8)
+    names = list(hooks.linear_layers(model))
+    whole = hooks.input_norms(model, names, [ids])
+    for batches in (ids.split(1), [ids[:4], ids[4:]], (rows for rows in ids.split(2))):
+        cut = hooks.input_norms(model, names, batches)
+        for name in names:
+            torch.testing.assert_close(cut[name], whole[name], rtol=1e-5, atol=1e-6)
+
+
+def test_input_norms_grow_with_the_text_and_lengths_may_differ():
+    model, name = build("llama"), "model.layers.1.mlp.down_proj"
+    one, two = token_ids(2, 12), token_ids(3, 5, seed=1)
+    norms = [hooks.input_norms(model, name, own)[name] for own in ([one], [two], [one, two])]
+    torch.testing.assert_close(norms[0].square() + norms[1].square(), norms[2].square())
+
+
+def test_input_norms_do_not_run_the_head():
+    model, ran = build("llama"), []
+    model.lm_head.register_forward_hook(lambda *_: ran.append(1))
+    hooks.input_norms(model, "**.mlp.up_proj", [token_ids()])
+    assert not ran
+
+
+def test_input_norms_are_float32_for_half_precision():
+    model = build("llama").to(torch.bfloat16)
+    (norms,) = hooks.input_norms(model, "model.layers.0.mlp.up_proj", [token_ids()]).values()
+    assert norms.dtype == torch.float32
+
+
+def test_input_norms_refuse_and_leave_nothing_behind():
+    model, name = build("llama"), "model.layers.2.self_attn.q_proj"
+    with pytest.raises(ValueError, match="`batches` is empty"):
+        hooks.input_norms(model, name, [])
+    with pytest.raises(ValueError, match=r"'model\.layers\.\*\.mpl' matches no name"):
+        hooks.input_norms(model, "model.layers.*.mpl", [token_ids()])
+    with pytest.raises(IndexError):
+        hooks.input_norms(model, name, [token_ids(), torch.full((1, 3), 10_000)])
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[3, 4] = torch.nan
+    with pytest.raises(ValueError, match=r"'model\.layers\.2\.self_attn\.q_proj' is NaN"):
+        hooks.input_norms(model, [name, "model.layers.0.self_attn.q_proj"], [token_ids()])
+    assert hook_count(model) == 0
+
+
+def test_input_norms_of_a_module_that_does_not_run_are_refused_by_name():
+    """The head does not run, so its name must not vanish from the result without a word."""
+    model = build("llama")
+    for patterns in ("lm_head", ["lm_head", "model.layers.0.mlp.up_proj"]):
+        with pytest.raises(ValueError, match="lm_head"):
+            hooks.input_norms(model, patterns, [token_ids()])
+
+
+# --- computing_once ------------------------------------------------------------------------
+
+
+class Counter(nn.Module):
+    """Adds one for each time that it has computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.ran = 0
+
+    def forward(self, x, *, fail=False):
+        self.ran += 1
+        if fail:
+            raise ZeroDivisionError
+        return x + self.ran
+
+
+def test_computing_once_replays_its_first_output():
+    module = Counter()
+    with hooks.computing_once(module):
+        first = module(torch.zeros(2))
+        assert module(torch.ones(5)) is first and module(torch.zeros(2), fail=True) is first
+    assert module.ran == 1 and first.tolist() == [1, 1]
+    assert "forward" not in vars(module)
+    assert module(torch.zeros(1)).item() == 2
+    with hooks.computing_once(module):
+        assert module(torch.zeros(1)).item() == 3  # another context computes anew
+
+
+def test_computing_once_puts_a_replaced_forward_back():
+    module = Counter()
+    mine = lambda x: x - 1  # noqa: E731
+    module.forward = mine
+    with hooks.computing_once(module):
+        assert module(torch.zeros(1)).item() == module(torch.ones(1)).item() == -1
+        with hooks.computing_once(module):
+            assert module(torch.ones(1)).item() == -1
+        assert module(torch.ones(1)).item() == -1
+    assert vars(module)["forward"] is mine and module.ran == 0
+
+
+def test_computing_once_is_undone_after_exceptions():
+    module = Counter()
+    with pytest.raises(ZeroDivisionError), hooks.computing_once(module):
+        module(torch.zeros(1), fail=True)
+    with hooks.computing_once(module):
+        with pytest.raises(ZeroDivisionError):
+            module(torch.zeros(1), fail=True)
+        assert module(torch.zeros(1)).item() == module(torch.zeros(1)).item() == 3
+    with pytest.raises(KeyboardInterrupt), hooks.computing_once(module):
+        raise KeyboardInterrupt
+    mine = module.forward = lambda x: 1 / 0
+    with pytest.raises(ZeroDivisionError), hooks.computing_once(module):
+        module(torch.zeros(1))
+    assert vars(module)["forward"] is mine

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, processors
 from transformers import CohereConfig, CohereForCausalLM, PreTrainedTokenizerFast
 
 from helpers import lm
+from helpers.data import english_prose
 
 LETTERS = " abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,?"
 MERGES = [("a", "b"), (" ", "x"), ("c", "d")]
@@ -199,7 +200,51 @@ def test_label_logodds(model, tokenizer):
     )
 
 
-# Losses of segments
+# Segments and their losses
+
+
+@given(st.text(alphabet=LETTERS, min_size=2, max_size=60), st.integers(2, 9), st.booleans())
+def test_segments_joined_are_the_text(text, n_tokens, start):
+    tokenizer = tiny_tokenizer(start=start)
+    body = lm.encode(tokenizer, text)[start:]
+    if len(body) < n_tokens:
+        with pytest.raises(ValueError, match="`n_tokens`"):
+            lm.segments(tokenizer, text, n_tokens)
+        return
+    pieces = lm.segments(tokenizer, text, n_tokens)
+    n_pieces = len(body) // n_tokens
+    assert pieces.shape == (n_pieces, n_tokens + start) and pieces.dtype == torch.int64
+    assert (pieces[:, :start] == tokenizer.bos_token_id).all()
+    assert pieces[:, start:].flatten().tolist() == body[: n_pieces * n_tokens]
+
+
+def test_segments_by_hand():
+    plain, opening = tiny_tokenizer(start=False), tiny_tokenizer(start=True)
+    c, a, t = (LETTERS.index(letter) + 3 for letter in "cat")
+    assert lm.segments(plain, "catcatc", 3).tolist() == [[c, a, t], [c, a, t]]
+    assert lm.segments(opening, "catcatc", 3).tolist() == [[1, c, a, t], [1, c, a, t]]
+    # an end token of the template is no part of any piece, and a start token comes once
+    closing = tiny_tokenizer(start=True, end=True)
+    for text in ("catcat", "<bos>catcat"):
+        assert lm.segments(closing, text, 3).tolist() == [[1, c, a, t], [1, c, a, t]]
+
+
+def test_segments_are_what_the_loss_takes(model, tokenizer):
+    pieces = lm.segments(tokenizer, "one fish two fish red fish blue fish", 8)
+    assert lm.segment_nll(model, pieces).shape == (len(pieces),)
+
+
+@pytest.mark.parametrize(
+    ("text", "n_tokens"), [("", 2), ("ca", 3), ("catcat", 7), ("catcat", 1), ("catcat", 0)]
+)
+def test_segments_refuse(tokenizer, text, n_tokens):
+    with pytest.raises(ValueError, match="`n_tokens`"):
+        lm.segments(tokenizer, text, n_tokens)
+
+
+def test_segments_refuse_what_is_no_text(tokenizer):
+    with pytest.raises(TypeError, match="must be a string"):
+        lm.segments(tokenizer, ["cat"], 2)
 
 
 @pytest.mark.parametrize("family", DECODERS)
@@ -403,6 +448,27 @@ def test_real_prose_has_the_naive_loss(smollm2):
     expected = -logprobs[:-1].gather(1, ids[0, 1:, None]).mean().item()
     assert lm.segment_nll(model, ids, chunk=10)[0] == pytest.approx(expected, abs=1e-5)
     assert 0.5 < expected < 4
+
+
+def prose_segments(tokenizer):
+    return lm.segments(tokenizer, english_prose(["import"]).texts[0], 64)[:2]
+
+
+@pytest.mark.weights
+def test_gemma_without_its_start_token_is_much_worse(gemma3):
+    model, tokenizer = gemma3
+    pieces = prose_segments(tokenizer)
+    assert pieces.shape == (2, 65) and (pieces[:, 0] == tokenizer.bos_token_id).all()
+    opened, bare = lm.segment_nll(model, pieces), lm.segment_nll(model, pieces[:, 1:])
+    assert opened.mean() < bare.mean() - 1
+
+
+@pytest.mark.weights
+def test_smollm2_segments_have_no_start_token(smollm2):
+    _, tokenizer = smollm2
+    pieces = prose_segments(tokenizer)
+    assert pieces.shape == (2, 64)
+    assert not set(pieces.flatten().tolist()) & set(tokenizer.all_special_ids)
 
 
 # Refusals

@@ -12,25 +12,21 @@ folder to start anew. Times are in data/README.md.
 The edits are written here a second time, batched; the notebook has the slow version that is read.
 """
 
-import datetime
 import hashlib
-import json
 import math
 import sys
 from contextlib import nullcontext
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import transformers
 from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.nn import functional as F
 
 from helpers import attention, data, lm, models, stats
+from resume import Steps, rounded, versions, write
 
-HERE = Path(__file__).resolve().parent.parent
 ITEMS = "massive_values_items.json"
 TINY = 1e-6  # smallest range that a grid of rounding may have
 
@@ -199,49 +195,6 @@ def editing(model, condition):
     )
 
 
-# ------------------------------------------------------------------------------------ resuming
-
-
-class Steps:
-    """Finished steps by name, kept in the cache folder after each."""
-
-    def __init__(self, name, stamp):
-        folder = models.cache_dir() / "recipes"
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / f"{name}.json"
-        self.stamp = stamp
-        kept = json.loads(self.path.read_text()) if self.path.exists() else {}
-        self.done = kept.get("done", {}) if kept.get("stamp") == stamp else {}
-
-    def run(self, name, compute):
-        if name not in self.done:
-            self.done[name] = compute()
-            partial = self.path.with_suffix(".partial")
-            partial.write_text(json.dumps({"stamp": self.stamp, "done": self.done}))
-            partial.replace(self.path)
-            print(f"{datetime.datetime.now():%H:%M:%S} {self.path.stem}: {name}", flush=True)
-        return self.done[name]
-
-
-def versions():
-    return {
-        "date": f"{datetime.date.today()}",
-        "python": data.english_prose().python,
-        "torch": torch.__version__.split("+")[0],
-        "transformers": transformers.__version__,
-    }
-
-
-def write(name, content):
-    text = json.dumps(content, indent=1)
-    (HERE / name).write_text(text + "\n", encoding="utf-8")
-    print(f"data/{name}: {len(text) / 1e3:.0f} kB")
-
-
-def rounded(values, digits=4):
-    return [round(float(value), digits) for value in values]
-
-
 # ----------------------------------------------------------------------------------- disruption
 
 
@@ -270,7 +223,7 @@ def run_tasks(model, tokenizer, condition):
 
 def disruption(name):
     model, tokenizer = models.load(name)
-    items = hashlib.sha256((HERE / ITEMS).read_bytes()).hexdigest()
+    items = hashlib.sha256((data.DATA / ITEMS).read_bytes()).hexdigest()
     steps = Steps(f"massive_values_disruption_{name}", items)
     wanted = CONDITIONS | (WIDE if model.config.head_dim >= 256 else {})
     results = {
