@@ -205,7 +205,7 @@ def test_zero_queries_give_uniform_attention(family, kind, padding):
 
 @pytest.mark.parametrize("family", DECODERS)
 def test_zero_queries_give_the_running_mean_of_the_values(family):
-    """The same in the words of the brief: row t of the attention map is 1 / (t + 1)."""
+    """Row t of the attention map is 1 / (t + 1)."""
     model, ids = build(family, attention="eager"), token_ids(1, WINDOW)
     with edit_qkv(model, lambda _layer, q, k, v: (0 * q, k, v)):
         maps = model(ids, output_attentions=True).attentions

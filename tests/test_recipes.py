@@ -127,7 +127,7 @@ farms = load_recipe("farms")
         ([2, 2, 2], [1, 5, 2], 0.7, 0.2, [0.7, 0.7, 0.7]),
     ],
 )
-def test_allocation_of_the_brief(scores, sizes, sparsity, eps, expected):
+def test_allocation_by_hand(scores, sizes, sparsity, eps, expected):
     share = farms.allocate(scores, sizes, sparsity, eps)
     np.testing.assert_allclose(share, expected, atol=1e-6)
     assert np.average(share, weights=sizes) == pytest.approx(sparsity, abs=1e-12)
@@ -169,14 +169,14 @@ def test_ranks():
 
 @pytest.fixture
 def one_layer(monkeypatch):
-    """The matrix of the brief in a model of one layer, with its pruner."""
+    """The matrix in a model of one layer, with its pruner."""
     layer = nn.Linear(2, 2, bias=False)
     layer.weight.data = torch.tensor([[1.0, -2.0], [3.0, 0.5]])
     monkeypatch.setattr(farms.hooks, "linear_layers", lambda model: {"0": model[0]})
     return layer, farms.Pruner(nn.Sequential(layer))
 
 
-def test_wanda_and_magnitude_of_the_brief(one_layer):
+def test_wanda_and_magnitude_by_hand(one_layer):
     layer, pruner = one_layer
     pruner.rank_by({"0": torch.tensor([1.0, 10.0])})
     pruner.prune([0.5])
@@ -225,7 +225,7 @@ def test_magnitude_pruning_keeps_the_largest():
         assert torch.equal(layer.weight[~gone], pruner.originals[name][~gone])
 
 
-def test_tempbalance_map_of_the_brief():
+def test_tempbalance_map_by_hand():
     np.testing.assert_allclose(0.1 * farms.tempbalance([2, 3, 4]), [0.05, 0.10, 0.15])
     np.testing.assert_allclose(farms.tempbalance([3, 3, 3]), 1)
     np.testing.assert_allclose(farms.tempbalance([4, 2], 0.1, 1.9), [1.9, 0.1])

@@ -274,7 +274,6 @@ def alpha_by_quadrature(q, tail=0.5):
     return 1 + tail / mp_mean(lambda x: np.log(x / start), gamma, angle), start
 
 
-# The brief prints 2.1218 for Q = 1; a quadrature with 30 digits gives 2.121680279668.
 @pytest.mark.parametrize(
     ("q", "expected"),
     [
@@ -595,7 +594,7 @@ def test_the_median_rule_begins_at_the_middle(n):
 
 
 def peak_rule(eigs, bins=100, as_intended=False):
-    """Starts of the peak rule as the brief words it."""
+    """Starts of the peak rule in the words of the rule."""
     logs = np.log10(eigs)
     edges = np.linspace(logs.min(), logs.max(), bins + 1)
     counts = [
@@ -624,7 +623,7 @@ def test_the_coded_bound_can_bind_after_all():
 
 @pytest.mark.parametrize("as_intended", [False, True])
 @pytest.mark.parametrize("bins", [20, 100])
-def test_the_peak_rule_is_that_of_the_brief(bins, as_intended):
+def test_the_peak_rule_is_as_described(bins, as_intended):
     for seed, scale in enumerate((1, 1e-3, 50, 1e4) * 4):
         rng = np.random.default_rng(seed)
         eigs = scale * np.sort(rng.lognormal(sigma=1 + seed % 3, size=20 + 9 * seed))

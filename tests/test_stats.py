@@ -37,11 +37,11 @@ def test_estimate_prints_its_interval():
 @pytest.mark.parametrize(
     ("x", "expected"), [([1, 1, 1, 1], 0), ([0, 0, 0, 1], 0.75), ([1, 2, 3, 4], 0.25), ([7], 0)]
 )
-def test_gini_of_the_brief(x, expected):
+def test_gini_by_hand(x, expected):
     assert gini(x) == pytest.approx(expected, abs=1e-15)
 
 
-def test_other_concentration_measures_of_the_brief():
+def test_other_concentration_measures_by_hand():
     assert max_over_median([1, 2, 3, 10]) == 4.0
     assert exceed_share([1, 1, 1, 1, 6], 2) == pytest.approx(0.2)
     assert exceed_share([1, 1, 1, 3], 2) == 0  # 3 is not larger than twice the mean of 1.5
