@@ -1,4 +1,4 @@
-"""Uncertainty and concentration measures; NumPy and SciPy only.
+"""Uncertainty, effect sizes and concentration measures; NumPy and SciPy only.
 
 Every interval says what it was resampled over: single values, whole clusters (`groups=`) or values
 within fixed strata (`strata=`).
@@ -10,7 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats as _scipy_stats
+from scipy.special import logsumexp
 
+_STAKES = np.array([0.1, 0.3, 0.5, 0.7, 0.9])  # shares of the wealth that are bet
 _CELLS_AT_ONCE = 4_000_000  # resampled entries held in memory at once (about 32 MB of indices)
 
 
@@ -218,6 +220,202 @@ def mean_ci(values: ArrayLike, level: float = 0.95) -> Estimate:
     half = values.std(ddof=1) / np.sqrt(len(values))
     half = float(half * _scipy_stats.t.ppf((1 + _check_level(level)) / 2, len(values) - 1))
     return Estimate(mean, mean - half, mean + half)
+
+
+def slope_ci(x: ArrayLike, y: ArrayLike, level: float = 0.95) -> Estimate:
+    """Mean least-squares slope over independent rows, with a Student-t interval over the rows.
+
+    Args:
+        x: (K,) common abscissae, not all equal.
+        y: (N, K) a row for each item, N >= 2.
+        level: confidence level.
+
+    Returns:
+        Estimate of the mean slope of a row on `x`.
+
+    Raises:
+        ValueError: shapes that do not fit, non-finite values, or `x` all equal.
+    """
+    x, y = _finite("x", x), _finite("y", y)
+    if x.ndim != 1 or y.ndim != 2 or y.shape[1] != len(x) or len(y) < 2:
+        raise ValueError(
+            f"`x` and `y` must have shapes (K,) and (N, K) with N >= 2; got {x.shape}, {y.shape}."
+        )
+    if np.ptp(x) == 0:
+        raise ValueError("`x` holds a single value; a slope needs at least two.")
+    centred = x - x.mean()
+    return mean_ci(y @ centred / (centred @ centred), level)
+
+
+def jackknife_ci(
+    statistic: Callable[[np.ndarray], float], arms: ArrayLike, level: float = 0.95
+) -> Estimate:
+    """Interval of a statistic of one or more samples, from leaving out one item at a time.
+
+    For smooth statistics; at their minimum, such as the energy of two equal arms, it is no test.
+
+    Args:
+        statistic: maps the places (N',) of the items that stay, ascending, to a number.
+        arms: (N,) the sample to which each item belongs.
+        level: confidence level of the Student-t interval, with N - number of samples degrees.
+
+    Returns:
+        Estimate of the statistic of all items.
+
+    Raises:
+        ValueError: a sample of fewer than two items, or a statistic that is not finite.
+
+    Source: Arvesen 1969, Jackknifing U-statistics, for several samples.
+    """
+    places = np.arange(np.size(arms))
+    codes, counts = _codes("arms", arms, len(places))
+    if counts.size == 0 or counts.min() < 2:
+        raise ValueError("`arms` must name at least two items of each sample, to leave one out.")
+    found = np.array([statistic(np.delete(places, i)) for i in places], dtype=float)
+    estimate = float(statistic(places))
+    if not np.isfinite([estimate, *found]).all():
+        raise ValueError("`statistic` is NaN or infinite where an item is left out; take another.")
+    squares = (found - (np.bincount(codes, found) / counts)[codes]) ** 2
+    half = np.sqrt((np.bincount(codes, squares) * (counts - 1) / counts).sum())
+    degrees = len(places) - len(counts)
+    half = float(half * _scipy_stats.t.ppf((1 + _check_level(level)) / 2, degrees))
+    return Estimate(estimate, estimate - half, estimate + half)
+
+
+class ZTest(NamedTuple):
+    """A standard normal statistic and its two-sided p-value."""
+
+    statistic: float
+    pvalue: float
+
+
+def two_proportion_test(k1: int, n1: int, k2: int, n2: int, *, pooled: bool = False) -> ZTest:
+    """Two-sided normal test of equal proportions in independent samples.
+
+    Args:
+        k1, n1, k2, n2: successes and trials of both samples; the statistic is positive where the
+            second share is larger.
+        pooled: take the standard error from the pooled proportion, not from both.
+
+    Returns:
+        ZTest(statistic, pvalue); (0, 1) for equal proportions.
+
+    Raises:
+        ValueError: numbers that are not 0 <= k <= n with n >= 1, or shares of 0 and 1, for which
+            only the pooled standard error is not 0.
+    """
+    for name, k, n in (("1", k1, n1), ("2", k2, n2)):
+        if not (0 <= k <= n and n >= 1):
+            raise ValueError(f"`k{name}`, `n{name}` must be 0 <= k <= n, n >= 1; got {k!r}, {n!r}.")
+    p1, p2, p = k1 / n1, k2 / n2, (k1 + k2) / (n1 + n2)
+    if p1 == p2:
+        return ZTest(0.0, 1.0)
+    variance = (
+        p * (1 - p) * (1 / n1 + 1 / n2) if pooled else p1 * (1 - p1) / n1 + p2 * (1 - p2) / n2
+    )
+    if variance == 0:
+        raise ValueError("`k1` and `k2` are none and all of their trials; use pooled=True.")
+    z = float((p2 - p1) / np.sqrt(variance))
+    return ZTest(z, float(2 * _scipy_stats.norm.sf(abs(z))))
+
+
+def cliffs_delta(x: ArrayLike, y: ArrayLike) -> float:
+    """P(x > y) - P(x < y) over all pairs: 1 when every x is larger, 0 for no tendency.
+
+    Args:
+        x, y: (N,) and (M,) real numbers.
+
+    Returns:
+        Cliff's delta in [-1, 1], which is 2 AUC - 1.
+
+    Raises:
+        ValueError: empty, non-finite or not one-dimensional input.
+
+    Source: Cliff 1993, Dominance statistics; computed from ranks.
+    """
+    x, y = _finite("x", x), _finite("y", y)
+    if x.ndim != 1 or y.ndim != 1:
+        raise ValueError(f"`x` and `y` must be one-dimensional; got {x.shape} and {y.shape}.")
+    ranks = _scipy_stats.rankdata(np.concatenate([x, y]))[: len(x)]
+    return float(2 * (ranks.mean() - (len(x) + 1) / 2) / len(y) - 1)
+
+
+def log_odds_z(counts_a: ArrayLike, counts_b: ArrayLike, prior: float = 0.5) -> np.ndarray:
+    """How typical items are of A rather than B: log-odds ratios in standard errors.
+
+    Args:
+        counts_a, counts_b: (K,) how often each of K >= 2 items occurs in either corpus.
+        prior: count that is added to every item.
+
+    Returns:
+        (K,) z values, positive where A uses the item more.
+
+    Raises:
+        ValueError: shapes that differ, negative or non-finite counts, or a prior not above 0.
+
+    Source: Monroe, Colaresi and Quinn 2008, Fightin' Words, equations 16, 20 and 22.
+    """
+    if not (np.isfinite(prior) and prior > 0):
+        raise ValueError(f"`prior` must be a positive number; got {prior!r}.")
+    a, b = _finite("counts_a", counts_a), _finite("counts_b", counts_b)
+    if a.shape != b.shape or a.ndim != 1 or len(a) < 2 or min(a.min(), b.min()) < 0:
+        raise ValueError(
+            "`counts_a` and `counts_b` must be counts of the same items, shape (K,), K >= 2, none "
+            f"negative; got shapes {a.shape} and {b.shape}."
+        )
+    a, b = a + prior, b + prior
+    gap = np.log(a / (a.sum() - a)) - np.log(b / (b.sum() - b))
+    return gap / np.sqrt(1 / a + 1 / b)
+
+
+class Bets(NamedTuple):
+    """Wealth and payoffs (T,); after `stop` pairs the wealth first was 1 / alpha (or None)."""
+
+    wealth: np.ndarray
+    payoffs: np.ndarray
+    stop: int | None
+
+
+def betting_process(x: ArrayLike, y: ArrayLike, alpha: float = 0.05, *, start: int = 4) -> Bets:
+    """Bets(wealth, payoffs, stop) on pairs of answers that come in one after the other.
+
+    Before pair t the gambler fixes a direction w, the difference of the arms' means so far, and a
+    scale, the median of |(x_s - y_s) · w| over the past. The pair pays
+    f_t = tanh(2 (x_t - y_t) · w / scale); the wealth is the mean of Π (1 + λ f_t) over stakes λ.
+    Swapping the pair flips the sign of f_t: under the null hypothesis the game is fair, and the
+    wealth ever reaches 1 / alpha with probability at most alpha, however often one looks.
+
+    Args:
+        x, y: (T, d) embeddings; pair t is row t of both, sampled independently. Pairs that come
+            later do not change the wealth after the earlier ones.
+        alpha: level of the test.
+        start: pairs that are only looked at before the first bet.
+
+    Raises:
+        ValueError: shapes that differ, NaN, `alpha` outside (0, 1), `start` below 1.
+
+    Source: Shafer 2021, Testing by betting; Ville's inequality.
+    """
+    x, y = _finite("x", x), _finite("y", y)
+    if x.shape != y.shape or x.ndim != 2:
+        raise ValueError(
+            f"`x` and `y` must both have shape (T, d); got {x.shape} and {y.shape}; cut the longer "
+            "one, embed both with one encoder."
+        )
+    if not 0 < alpha < 1:
+        raise ValueError(f"`alpha` must lie strictly between 0 and 1, such as 0.05; got {alpha!r}.")
+    if not isinstance(start, int | np.integer) or start < 1:
+        raise ValueError(f"`start` must be a whole number, at least 1; got {start!r}.")
+    gaps, payoffs = x - y, np.zeros(len(x))
+    dots = np.cumsum(gaps @ gaps.T, axis=0)  # row t - 1: all pairs along t times the w of pair t
+    for t in range(start, len(x)):
+        scale = np.median(np.abs(dots[t - 1, :t]))
+        payoffs[t] = np.tanh(2 * dots[t - 1, t] / scale) if scale > 0 else 0
+    logs = np.log1p(_STAKES[:, None] * payoffs).cumsum(axis=1)
+    logs = logsumexp(logs, axis=0) - np.log(len(_STAKES))
+    reached = np.flatnonzero(logs >= -np.log(alpha))
+    wealth = np.exp(np.minimum(logs, 700))
+    return Bets(wealth, payoffs, int(reached[0]) + 1 if reached.size else None)
 
 
 def _magnitudes(x: ArrayLike, axis: int) -> np.ndarray:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = sorted((ROOT / "helpers").glob("*.py"))
 EACH_ROOM = pytest.mark.parametrize("path", ROOMS, ids=lambda path: path.stem)
 
-GROUND_FLOOR = ["stats", "spectral", "models", "data", "plots"]
+GROUND_FLOOR = ["stats", "twosample", "spectral", "models", "data", "plots"]
 # In the order of the design: a room of an upper floor imports only rooms before it.
 UPPER_FLOORS = ["hooks", "attention", "lm", "toy", "vq", "probing", "editing", "lesson"]
 LIMIT_LINES = 400
@@ -78,7 +78,7 @@ def test_imports_go_down(path):
     assert our_rooms(path) <= allowed
 
 
-@pytest.mark.parametrize("room", ["stats", "spectral", "plots"])
+@pytest.mark.parametrize("room", ["stats", "twosample", "spectral", "plots"])
 def test_numeric_rooms_do_without_torch(room):
     path = ROOT / "helpers" / f"{room}.py"
     if not path.exists():
