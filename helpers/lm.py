@@ -416,7 +416,8 @@ def segment_nll(model, token_ids, *, batch_size: int = 4, chunk: int = _LOGIT_RO
     return found
 
 
-def _end_tokens(model, tokenizer) -> set[int]:
+def end_tokens(model, tokenizer) -> set[int]:
+    """Ids of the tokens that end an answer, by the model's own settings and its tokenizer."""
     config = getattr(model, "generation_config", None)
     ends = getattr(config, "eos_token_id", None)
     ends = ends if isinstance(ends, list) else [ends]
@@ -466,7 +467,7 @@ def greedy(
     if max_new_tokens < 1:
         raise ValueError(f"`max_new_tokens` must be at least 1; got {max_new_tokens!r}.")
     ids = _prompt_ids(tokenizer, _listed("prompts", prompts))
-    ends = _end_tokens(model, tokenizer)
+    ends = end_tokens(model, tokenizer)
 
     def read(row: Sequence[int], tokens: list[int]) -> str:
         # Decoded behind the prompt, for tokenizers that drop a text's leading space.

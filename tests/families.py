@@ -10,6 +10,7 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers as tf
+from tokenizers import Tokenizer, decoders, models, processors
 from torch import nn
 
 VOCAB, LAYERS, CONTEXT, WINDOW = 97, 3, 64, 6
@@ -93,6 +94,25 @@ def build(family: str, *, attention: str | None = None, seed: int = 0) -> nn.Mod
             # matrices keep the scale of what flows through; vectors are biases and gains
             parameter.add_(0.3 * noise if parameter.ndim > 1 else 0.1 * noise)
     return model
+
+
+LETTERS = " abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,?"
+MERGES = [("a", "b"), (" ", "x"), ("c", "d")]
+
+
+def tiny_tokenizer(*, start: bool, end: bool = False) -> tf.PreTrainedTokenizerFast:
+    """One token per letter, and three merges that can swallow the end of a prompt."""
+    words = ["<pad>", "<bos>", "<eos>", *LETTERS, *("".join(pair) for pair in MERGES)]
+    assert len(words) <= VOCAB
+    tokenizer = Tokenizer(models.BPE(vocab={w: i for i, w in enumerate(words)}, merges=MERGES))
+    tokenizer.decoder = decoders.Fuse()
+    opening, closing = ("<bos> " if start else ""), (" <eos>" if end else "")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{opening}$A{closing}", special_tokens=[("<bos>", 1), ("<eos>", 2)]
+    )
+    return tf.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
+    )
 
 
 def token_ids(batch: int = 2, length: int = 12, *, seed: int = 0) -> torch.Tensor:

@@ -7,32 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from families import DECODERS, VOCAB, build, token_ids
+from families import DECODERS, LETTERS, VOCAB, build, tiny_tokenizer, token_ids
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, processors
-from transformers import CohereConfig, CohereForCausalLM, PreTrainedTokenizerFast
+from transformers import CohereConfig, CohereForCausalLM
 
 from helpers import lm
 from helpers.data import english_prose
-
-LETTERS = " abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,?"
-MERGES = [("a", "b"), (" ", "x"), ("c", "d")]
-
-
-def tiny_tokenizer(*, start: bool, end: bool = False) -> PreTrainedTokenizerFast:
-    """One token per letter, and three merges that can swallow the end of a prompt."""
-    words = ["<pad>", "<bos>", "<eos>", *LETTERS, *("".join(pair) for pair in MERGES)]
-    assert len(words) <= VOCAB
-    tokenizer = Tokenizer(models.BPE(vocab={w: i for i, w in enumerate(words)}, merges=MERGES))
-    tokenizer.decoder = decoders.Fuse()
-    opening, closing = ("<bos> " if start else ""), (" <eos>" if end else "")
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{opening}$A{closing}", special_tokens=[("<bos>", 1), ("<eos>", 2)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
-    )
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["no start", "start"])

@@ -1,0 +1,200 @@
+"""Answers of a model: many samples of one prompt, and their embeddings."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from helpers import lm
+
+_FIRST_GUESS = 64  # most probable tokens that are looked at before the whole vocabulary
+
+
+class Answers(NamedTuple):
+    """`texts` (N), without special tokens; `tokens` (N lists), with the end token if there is one.
+
+    Row i of one seed is the same answer however many rows are drawn with it.
+    """
+
+    texts: list[str]
+    tokens: list[list[int]]
+
+
+def _nucleus(logits: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cumulative probabilities (B, K) of the most probable tokens, and those tokens.
+
+    Enough of them that each row holds `top_p`; behind a row's nucleus the sum stays the same.
+    """
+    log_total = logits.logsumexp(-1, keepdim=True)
+    size = min(_FIRST_GUESS, logits.shape[-1])
+    while True:
+        top, tokens = logits.topk(size, -1)
+        sums = (top - log_total).exp().cumsum(-1)
+        if size == logits.shape[-1] or bool((sums[:, -1] >= top_p).all()):
+            break
+        size = min(8 * size, logits.shape[-1])
+    before = torch.nn.functional.pad(sums, (1, -1))
+    inside = before < top_p  # the token that crosses top_p belongs to the nucleus
+    return torch.where(inside, sums, sums.masked_fill(~inside, 0).amax(-1, keepdim=True)), tokens
+
+
+def choose_tokens(
+    logits: torch.Tensor, uniform: torch.Tensor, temperature: float, top_p: float
+) -> torch.Tensor:
+    """One token per row by inverting the distribution function at a uniform number.
+
+    Args:
+        logits: (B, V); computed with in float64.
+        uniform: (B,) numbers in [0, 1).
+        temperature: divides the logits; 0 takes the most probable token.
+        top_p: mass of the smallest set of most probable tokens to draw from; 1 for all tokens.
+
+    Returns:
+        (B,) token ids.
+
+    Source: Holtzman et al. 2020 (nucleus sampling).
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    logits = logits.double() / temperature
+    if top_p < 1:
+        sums, tokens = _nucleus(logits, top_p)
+    else:  # in the order of the vocabulary: nothing to sort
+        sums, tokens = logits.softmax(-1).cumsum(-1), None
+    place = torch.searchsorted(sums, (uniform.double() * sums[:, -1])[:, None], right=True)
+    place = place.clamp(max=sums.shape[-1] - 1)
+    return (place if tokens is None else tokens.gather(-1, place))[:, 0]
+
+
+@torch.no_grad()
+def sample_answers(
+    model,
+    tokenizer,
+    prompt: str,
+    n: int,
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    first_row: int = 0,
+    batch_size: int = 64,
+) -> Answers:
+    """Independent answers to one prompt, whose keys and values are computed once.
+
+    Row i takes its random numbers from a stream of its own, keyed by (seed, i), so that more rows
+    or another batch size do not change it (up to rounding of the model, which may turn single
+    answers). Rows that ended leave the batch.
+
+    Args:
+        model, tokenizer: causal language model of transformers and its fast tokenizer.
+        prompt: the whole prompt, with the chat template already applied where there is one.
+        n: number of answers.
+        max_new_tokens: most tokens of an answer.
+        temperature, top_p: as in `choose_tokens`.
+        seed: of all streams; arms that are compared need different seeds.
+        first_row: number of the first row, to go on with a bank of answers.
+        batch_size: most rows at a time.
+
+    Returns:
+        Answers(texts, tokens).
+
+    Raises:
+        ValueError: a prompt without tokens, a number below 1 (or a temperature or first row below
+            0), `top_p` outside (0, 1], or NaN logits.
+    """
+    for name, value in (("n", n), ("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"`{name}` must be a whole number, at least 1; got {value!r}.")
+    for name, value in (("temperature", temperature), ("first_row", first_row)):
+        if not (np.isfinite(value) and value >= 0):
+            raise ValueError(f"`{name}` must not be negative; got {value!r}.")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"`top_p` must lie in (0, 1]; got {top_p!r}.")
+    ids = torch.tensor([lm.encode(tokenizer, prompt)], device=model.device)
+    if not ids.numel():
+        raise ValueError("`prompt` has no tokens; a model without a start token needs some text.")
+    filled = model(ids, use_cache=True, logits_to_keep=1)
+    ends = torch.tensor(sorted(lm.end_tokens(model, tokenizer)), device=model.device)
+    tokens: list[list[int]] = []
+    for start in range(first_row, first_row + n, batch_size):
+        rows = range(start, min(start + batch_size, first_row + n))
+        streams = [np.random.default_rng([seed, row]).random(max_new_tokens) for row in rows]
+        uniform = torch.tensor(np.array(streams), device=model.device)
+        tokens += _continue(model, filled, uniform, ends, temperature, top_p)
+    return Answers([tokenizer.decode(row, skip_special_tokens=True) for row in tokens], tokens)
+
+
+def _continue(model, filled, uniform, ends, temperature, top_p) -> list[list[int]]:
+    """Tokens of a batch of rows behind the prompt; uniform (B, T)."""
+    found: list[list[int]] = [[] for _ in uniform]
+    live = torch.arange(len(uniform), device=uniform.device)
+    cache = copy.deepcopy(filled.past_key_values)
+    cache.batch_repeat_interleave(len(uniform))
+    logits = filled.logits[:, -1].float().expand(len(uniform), -1)
+    for step in range(uniform.shape[1]):
+        if not logits.isfinite().all():
+            raise ValueError("the model's logits are NaN or infinite; check its weights.")
+        chosen = choose_tokens(logits, uniform[live, step], temperature, top_p)
+        for row, token in zip(live.tolist(), chosen.tolist(), strict=True):
+            found[row].append(token)
+        stay = ~torch.isin(chosen, ends)
+        if step + 1 == uniform.shape[1] or not stay.any():
+            break
+        if not stay.all():
+            live = live[stay]
+            cache.batch_select_indices(stay.nonzero()[:, 0])
+        out = model(chosen[stay][:, None], past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache, logits = out.past_key_values, out.logits[:, -1].float()
+    return found
+
+
+@torch.no_grad()
+def embed_texts(texts: Sequence[str], model, tokenizer, *, batch_size: int = 32) -> np.ndarray:
+    """Unit vectors of texts: the mean of an encoder's last hidden states over its tokens.
+
+    Args:
+        texts: N texts; an empty one is embedded by the encoder's special tokens alone.
+        model, tokenizer: an encoder such as MiniLM with its tokenizer; a longer text is cut off at
+            the encoder's number of positions.
+        batch_size: most texts at a time; texts of similar length go together.
+
+    Returns:
+        (N, d) float32, rows of norm 1.
+
+    Raises:
+        ValueError: no texts, or a text whose states are NaN (its number is named).
+        TypeError: a single text instead of a list.
+
+    Source: Reimers and Gurevych 2019 (mean pooling).
+    """
+    if isinstance(texts, str):
+        raise TypeError("`texts` must be a list of texts; put the single text in a list.")
+    texts = list(texts)
+    if not texts:
+        raise ValueError("`texts` is empty; give at least one text.")
+    longest = model.config.max_position_embeddings
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    found: list[np.ndarray] = [np.empty(0)] * len(texts)
+    for start in range(0, len(order), batch_size):
+        members = order[start : start + batch_size]
+        batch = tokenizer(
+            [texts[i] for i in members],
+            padding=True,
+            truncation=True,
+            max_length=longest,
+            return_tensors="pt",
+        ).to(model.device)
+        states = model(**batch).last_hidden_state
+        mask = batch["attention_mask"][..., None]
+        means = (states * mask).sum(1) / mask.sum(1)
+        rows = torch.nn.functional.normalize(means.float(), dim=-1).cpu().numpy()
+        for i, row in zip(members, rows, strict=True):
+            if not np.isfinite(row).all():
+                raise ValueError(f"text {i}: the encoder's states are NaN; check its weights.")
+            found[i] = row
+    return np.array(found)
