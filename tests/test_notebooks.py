@@ -31,7 +31,9 @@ def outputs(notebook, kind):
 
 
 def stderr(notebook):
-    return [output.text for output in outputs(notebook, "stream") if output.name == "stderr"]
+    """Texts on stderr, but for the warning that another Python has other help texts."""
+    texts = [output.text for output in outputs(notebook, "stream") if output.name == "stderr"]
+    return [text for text in texts if "help texts of Python" not in text]
 
 
 def verdict_rows(notebook):
