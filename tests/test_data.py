@@ -124,6 +124,33 @@ def test_an_unusable_record_of_a_published_file_is_named(tmp_path):
         data.question_set("music", tmp_path)
 
 
+def test_published_audits_are_read_and_faults_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no published answers"):
+        data.published_audits(tmp_path)
+    (tmp_path / "roles_Act_as_a_robot_from_the_future._.json").write_text('["Beep.", ""]')
+    raw = tmp_path / "raw_tiny-2B_it_prompt_robust_9.json"
+    raw.write_text('{"base": ["a"], "0": ["b", "c"]}')
+    assert data.published_audits(tmp_path) == {
+        "roles": {"robot from the future": ["Beep.", ""]},
+        "tiny-2B_it": {"base": ["a"], "0": ["b", "c"]},
+    }
+    for broken, fault in (
+        ('{"0": ["b"]}', "field 'base' is missing"),
+        ('{"base": []}', "arm 'base': expected a list of answers"),
+        ('{"base": ["a"], "0": ["b", 3]}', "arm '0', record 1: not a text but 3"),
+        ('{"base": ["a"', "is not valid JSON"),
+    ):
+        raw.write_text(broken)
+        with pytest.raises(ValueError, match=rf"raw_tiny-2B_it.*{fault}"):
+            data.published_audits(tmp_path)
+
+
+def test_the_real_audits_are_read(tutorials_data):
+    found = data.published_audits()
+    assert len(found["roles"]) == 8 and len(found) == 10
+    assert all(len(texts) == 20 for arms in found.values() for texts in arms.values())
+
+
 def test_wikitext_is_read_as_plain_text_or_parquet(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="WikiText-2 is not here"):
         data.wikitext(tmp_path)

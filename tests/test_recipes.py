@@ -266,3 +266,25 @@ def test_a_stamp_may_hold_tuples(monkeypatch, tmp_path):
     again = farms.Steps("run", stamp)
     assert list(again.run("one", lambda: 1 / 0)) == [1, 2]
     assert farms.Steps("run", {**stamp, "topics": ("a", "c")}).done == {}
+
+
+# Audits
+
+
+@pytest.mark.parametrize("part", ["edits", "personas"])
+def test_the_bank_of_answers_is_that_of_its_recipe(part):
+    audits = load_recipe("audits")
+    stored = data.read_json(f"audits_{part}_smollm2-135m.json")
+    arms, seeds = stored["arms"], [arm["seed"] for arm in stored["arms"].values()]
+    assert len(set(seeds)) == len(seeds)  # arms with one seed would not be independent
+    if part == "edits":
+        expected = {"base": audits.BASE} | {name: own[1] for name, own in audits.EDITS.items()}
+        assert {name: arm["prompt"] for name, arm in arms.items()} == expected
+        assert [len(arm["answers"]) for arm in arms.values()] == [256] + [64] * 16
+        unchanged = [name for name, prompt in expected.items() if prompt == audits.BASE]
+        assert unchanged == ["base", "same prompt"]
+    else:
+        assert len(arms) == len(audits.PERSONAS) * len(audits.PERSONA_SEEDS)
+        for name, arm in arms.items():
+            assert arm["prompt"] == audits.PERSONAS[name.rpartition(", seed")[0]][1]
+            assert len(arm["answers"]) == audits.N_PERSONA
