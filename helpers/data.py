@@ -28,7 +28,8 @@ PROSE_TOPICS = (
     "import",
     "specialnames",
 )
-WIKITEXT_FILES = ("wiki.test.raw", "wiki.test.tokens", "test-00000-of-00001.parquet")
+# many sets on the hub have a file of the last name, so its folder must be named
+WIKITEXT_FILES = ("wiki.test.raw", "wikitext-2-raw-v1/test-00000-of-00001.parquet")
 QUESTION_SETS = ("cities", "sports", "art", "celebrity", "technology")
 
 
@@ -240,7 +241,8 @@ def wikitext(folder: Path | str | None = None) -> str:
     """Test text of WikiText-2 in one of its published formats: plain text or the hub's parquet.
 
     Args:
-        folder: where to look, also in its folders; by default TUTORIALS_DATA.
+        folder: where to look for `wiki.test.raw` or the hub's folder `wikitext-2-raw-v1`, also in
+            its folders; by default TUTORIALS_DATA.
 
     Raises:
         FileNotFoundError: no file of one of the published names.

@@ -369,7 +369,7 @@ def segments(tokenizer, text: str, n_tokens: int) -> torch.Tensor:
 
     Returns:
         (N, T) token ids for `segment_nll`, with T = n_tokens, or n_tokens + 1 where the tokenizer
-        has a start token.
+        opens a text with a start token.
 
     Raises:
         ValueError: a text of fewer than `n_tokens` tokens, or `n_tokens` below 2.

@@ -67,6 +67,12 @@ def eigenvalues(matrices: ArrayLike) -> np.ndarray:
     return found.reshape(*stack, m)
 
 
+def _whole(name: str, value: int, least: int) -> int:
+    if not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"`{name}` must be a whole number, at least {least}; got {value!r}.")
+    return int(value)
+
+
 def windows(matrix: ArrayLike, height: int, *, ops: int, ratio: float = 1.0) -> np.ndarray:
     """Overlapping windows of one size on an even grid over a matrix (FARMS).
 
@@ -74,7 +80,7 @@ def windows(matrix: ArrayLike, height: int, *, ops: int, ratio: float = 1.0) -> 
         matrix: (r, c).
         height: rows of a window, h.
         ops: most positions along each axis; the step is ⌊room / (ops - 1)⌋, at least 1.
-        ratio: columns per row of a window, Q*; it has ⌊h Q*⌋ columns.
+        ratio: columns per row of a window, Q*; it has ⌊h Q*⌋ columns (after rounding errors).
 
     Returns:
         (positions down, positions across, h, ⌊h Q*⌋): a read-only view, nothing is copied.
@@ -91,10 +97,9 @@ def windows(matrix: ArrayLike, height: int, *, ops: int, ratio: float = 1.0) -> 
         raise ValueError(f"`matrix` must have shape (r, c); got {matrix.shape}.")
     if not (np.isfinite(ratio) and ratio > 0):
         raise ValueError(f"`ratio` must be a positive number; got {ratio!r}.")
-    for name, own in (("height", height), ("ops", ops)):
-        if not isinstance(own, int | np.integer) or own < 1:
-            raise ValueError(f"`{name}` must be a whole number, at least 1; got {own!r}.")
-    size = (int(height), int(round(height * ratio, 9)))  # 0.29 * 100 is 29, not 28.99...
+    height, ops = _whole("height", height, 1), _whole("ops", ops, 1)
+    columns = min(height * ratio, 1e15)  # round() takes no infinity
+    size = (height, int(round(columns, 9)))  # 0.29 * 100 is 29, not 28.99...
     for name, own, room in zip(("height", "ratio"), size, matrix.shape, strict=True):
         if not 1 <= own <= room:
             raise ValueError(
@@ -289,7 +294,7 @@ def tail_alpha(eigs: ArrayLike, start: int) -> float:
     Source: Clauset, Shalizi and Newman (2009), equation 3.1.
     """
     eigs = _spectrum(eigs)
-    if not 0 <= start <= len(eigs) - 2:
+    if _whole("start", start, 0) > len(eigs) - 2:
         raise ValueError(
             f"`start` must leave two eigenvalues: 0 <= start <= {len(eigs) - 2}; got {start!r}."
         )
@@ -330,8 +335,7 @@ def peak_starts(eigs: ArrayLike, *, bins: int = 100, as_intended: bool = False) 
     eigs = _spectrum(eigs)
     if eigs[0] == 0:
         raise ValueError("`eigs` holds zeros; the peak rule takes logarithms, so leave them out.")
-    if bins < 1:
-        raise ValueError(f"`bins` must be at least 1; got {bins!r}.")
+    bins = _whole("bins", bins, 1)
     counts, edges = np.histogram(np.log10(eigs), bins)
     peak = 10 ** edges[int(counts.argmax())]
     bound = 0.95 * peak if as_intended else np.log10(0.95 * peak)
@@ -373,7 +377,9 @@ def fit_power_law(eigs: ArrayLike, starts: tuple[int, int] | None = None) -> Pow
     Source: Clauset, Shalizi and Newman (2009), section 3.3.
     """
     eigs = _spectrum(eigs)
-    lo, hi = (0, len(eigs) - 1) if starts is None else starts
+    starts = (0, len(eigs) - 1) if starts is None else tuple(starts)
+    whole = len(starts) == 2 and all(isinstance(own, int | np.integer) for own in starts)
+    lo, hi = starts if whole else (0, 0)
     if not 0 <= lo < hi <= len(eigs):
         raise ValueError(f"`starts` must be (lo, hi), 0 <= lo < hi <= {len(eigs)}; got {starts!r}.")
     lo = max(lo, int(np.searchsorted(eigs, 0, side="right")))

@@ -154,7 +154,12 @@ def test_the_real_audits_are_read(tutorials_data):
 def test_wikitext_is_read_as_plain_text_or_parquet(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="WikiText-2 is not here"):
         data.wikitext(tmp_path)
-    inner = tmp_path / "wikitext-2-raw"
+    other = tmp_path / "another-set" / "test-00000-of-00001.parquet"
+    other.parent.mkdir()
+    other.write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match="WikiText-2 is not here"):
+        data.wikitext(tmp_path)
+    inner = tmp_path / "wikitext-2-raw-v1"
     inner.mkdir()
     parquet = inner / "test-00000-of-00001.parquet"
     parquet.write_bytes(b"")

@@ -38,7 +38,7 @@ EVALUATION = ("specialnames", "calls", "strings", "objects", "comparisons")
 CELLS = (("magnitude", 0.5), ("wanda", 0.5), ("wanda", 0.6))
 NULL_CELL = {"smollm2-135m": ("wanda", 0.6), "gemma3-270m": ("wanda", 0.5)}
 N_PERMUTATIONS = 50
-BY_BLOCK = ("peak", "F_peak", "med", "F_med", "ks", "ramp", "reverse")
+BY_BLOCK = ("peak", "F_peak", "S_peak", "med", "F_med", "S_med", "ks", "ramp", "reverse")
 BY_MATRIX = ("peak", "F_peak", "med", "F_med", "med/MP")
 
 
@@ -59,6 +59,9 @@ def measure(weight, height, rng):
     whole = spectral.eigenvalues(weight)
     grid = spectral.windows(weight, min(height, *weight.shape), ops=OPS)
     pooled = np.sort(spectral.eigenvalues(grid), axis=None)
+    r, c = weight.shape  # the control: windows of the matrix's own ratio, half its size
+    same = spectral.windows(weight, r // 2, ops=OPS, ratio=c / r)
+    same = np.sort(spectral.eigenvalues(same), axis=None)
     shuffled = spectral.eigenvalues(rng.permuted(weight.ravel()).reshape(weight.shape))
     tails = {
         "med": (whole, spectral.median_starts(whole)),
@@ -66,6 +69,8 @@ def measure(weight, height, rng):
         "ks": (whole, None),
         "F_med": (pooled, spectral.median_starts(pooled)),
         "F_peak": (pooled, spectral.peak_starts(pooled)),
+        "S_med": (same, spectral.median_starts(same)),
+        "S_peak": (same, spectral.peak_starts(same)),
         "shuffled": (shuffled, spectral.median_starts(shuffled)),
     }
     fits = {rule: spectral.fit_power_law(*tail) for rule, tail in tails.items()}
@@ -106,7 +111,7 @@ def layer_scores(name):
     """Scores by rule, one per matrix, with the matrices' blocks and sizes."""
     layers = data.read_json(f"farms_alphas_{name}.json")["layers"]
     shapes = np.array([layer["shape"] for layer in layers.values()])
-    rules = ("peak", "F_peak", "med", "F_med", "ks")
+    rules = ("peak", "F_peak", "S_peak", "med", "F_med", "S_med", "ks")
     scores = {rule: np.array([layer[rule][0] for layer in layers.values()]) for rule in rules}
     noise = [spectral.mp_alpha(longer / shorter) for shorter, longer in np.sort(shapes)]
     scores["med/MP"] = scores["med"] / noise
@@ -254,8 +259,9 @@ def permutations(name):
     model, tokenizer = models.load(name)
     model.eval()
     rows = evaluation(tokenizer)[::2]
-    steps = Steps(f"farms_permutations_{name}", stamp(name))
     criterion, sparsity = NULL_CELL[name]
+    cell = [criterion, sparsity, SEEDS[0], "every second segment"]
+    steps = Steps(f"farms_permutations_{name}", [stamp(name), cell])
     pruner, found = Pruner(model), []
     prepare(pruner, model, tokenizer, criterion, SEEDS[0])
     for draw in range(N_PERMUTATIONS):
@@ -337,7 +343,7 @@ def train(method, rate, seed):
 
 
 def rates():
-    steps = Steps("farms_rates", [SIZES, EPOCHS, OPS])
+    steps = Steps("farms_rates", [SIZES, EPOCHS, OPS, torch.__version__])
     runs = {
         str(rate): {
             method: [
