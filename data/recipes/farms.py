@@ -16,6 +16,7 @@ read, and compares.
 """
 
 import sys
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -107,6 +108,7 @@ def allocate(scores, sizes, sparsity, eps=EPS):
         full |= share > 1
 
 
+@cache  # asked for by every cell and every draw
 def layer_scores(name):
     """Scores by rule, one per matrix, with the matrices' blocks and sizes."""
     layers = data.read_json(f"farms_alphas_{name}.json")["layers"]
