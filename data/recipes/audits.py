@@ -2,18 +2,26 @@
 
     python data/recipes/audits.py edits smollm2-135m
     python data/recipes/audits.py personas smollm2-135m
+    python data/recipes/audits.py neutral smollm2-135m
+    python data/recipes/audits.py warm smollm2-135m
+    python data/recipes/audits.py prompts smollm2-135m
+    python data/recipes/audits.py long smollm2-135m
+    python data/recipes/audits.py systems
 
 `edits` asks one question many times, as it is and after every edit of the prompt; `personas` asks a
-longer one without and with a role in front, for five seeds. What is finished is kept in the cache
-folder after every step, so an interrupted run goes on where it stopped; delete that folder to start
-anew. Times are in data/README.md.
+longer one without and with a role in front, for five seeds, `neutral` with a sentence in front that
+should not matter, `warm` with the roles once more at temperature 1.
+`prompts` puts the role in front of longer and longer prompts, `long` lets the answers grow longer.
+`systems` asks the first question of changed models and another one: as it is, and for some also
+rephrased. What is finished is kept in the cache folder after every step, so an interrupted run goes
+on where it stopped; delete that folder to start anew. Times are in data/README.md.
 """
 
 import sys
 
 import torch
 
-from helpers import answers, models
+from helpers import answers, hooks, models
 from resume import Steps, versions, write
 
 SETTINGS = {"temperature": 0.8, "top_p": 0.95}
@@ -87,33 +95,99 @@ PERSONAS = {
 }
 
 
-def ask(model, tokenizer, question, n, tokens, seed):
+NEUTRAL = {
+    "neutral sentence": f"Here is a question. {ADVICE}",
+    "helpful assistant": f"Act as a helpful assistant. {ADVICE}",
+}
+PROMPT_TOKENS, LONG_TOKENS = (100, 300, 500, 700, 900), 96
+NOTES = (
+    "In {} his eyes were tested and found normal.",
+    "In {} his hearing was tested and found normal.",
+    "In {} a sprained finger healed within a week.",
+    "In {} the tetanus vaccination was renewed.",
+    "In {} a dentist saw him and found nothing to do.",
+    "In {} he moved house and changed his practice.",
+    "In {} a wart was removed from his thumb.",
+    "In {} he had a cold for a few days in spring.",
+)
+LONG_ARMS = ("base", "same prompt", "doctor", "child", "must change")
+
+REPHRASINGS = (
+    "Act as a doctor. John, a man of 58 who is 178 cm tall and smokes, gets chest pain when "
+    "climbing stairs. In one sentence, what should he do next?",
+    "You are a doctor. John is a 58-year-old man, 178 cm tall, who smokes and gets chest pain when "
+    "he climbs stairs. What should he do next? Answer in one sentence.",
+    "Act as a doctor. John is 58 years old and 178 cm tall. He smokes, and he gets chest pain when "
+    "he climbs stairs. In one sentence, what should he do next?",
+    "Act as a doctor. When he climbs stairs, John, a 58-year-old smoker of 178 cm, gets chest "
+    "pain. In one sentence, what should he do next?",
+    "Please act as a doctor. John is a 58-year-old man, 178 cm tall, who smokes and has chest pain "
+    "when climbing stairs. In a single sentence, what should be his next step?",
+    "Act as a doctor. A patient, John, is a man aged 58, 178 cm tall. He is a smoker and has pain "
+    "in the chest on climbing stairs. In one sentence, what should he do next?",
+    "Act as a doctor. In one sentence, what should John do next? He is a 58-year-old man, 178 cm "
+    "tall, who smokes and gets chest pain when he climbs stairs.",
+    "Act as a doctor. John is a 58-year-old man, 178 cm tall, who is a smoker and who feels chest "
+    "pain on the stairs. In one sentence, tell me what he should do next.",
+)
+# system -> (model, bits of its rounded weights, settings, whether it is asked the rephrasings too)
+SYSTEMS = {
+    "SmolLM2": ("smollm2-135m", None, {}, True),
+    "T = 0.7": ("smollm2-135m", None, {"temperature": 0.7}, False),
+    "T = 0.3": ("smollm2-135m", None, {"temperature": 0.3}, False),
+    "T = 1.2": ("smollm2-135m", None, {"temperature": 1.2}, False),
+    "8 bits": ("smollm2-135m", 8, {}, False),
+    "6 bits": ("smollm2-135m", 6, {}, False),
+    "5 bits": ("smollm2-135m", 5, {}, False),
+    "4 bits": ("smollm2-135m", 4, {}, True),
+    "3 bits": ("smollm2-135m", 3, {}, True),
+    "Gemma 3": ("gemma3-270m", None, {}, True),
+}
+GROUP = 64  # weights of a row that share one scale
+
+
+def framed(tokenizer, question):
+    """The whole prompt; a base model gets a question-and-answer frame."""
+    if tokenizer.chat_template is None:
+        return f"Question: {question}\nAnswer:"
     turns = [{"role": "user", "content": question}]
-    prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+
+
+def ask(model, tokenizer, question, n, tokens, seed, **settings):
+    prompt = framed(tokenizer, question)
     found = answers.sample_answers(
-        model, tokenizer, prompt, n, max_new_tokens=tokens, seed=seed, **SETTINGS
+        model, tokenizer, prompt, n, max_new_tokens=tokens, seed=seed, **SETTINGS | settings
     )
+    if tokenizer.chat_template is None:  # a base model goes on with questions of its own
+        return [text.strip().split("\n")[0] for text in found.texts]
     return found.texts
 
 
-def bank(name, part, about, arms, n_tokens):
+def answered(steps, prefix, model, tokenizer, arms, n_tokens, **settings):
     """Answers of all arms; an arm is (kind, prompt, number of answers, seed)."""
-    seeds = [seed for _, _, _, seed in arms.values()]
-    assert len(set(seeds)) == len(seeds), "arms with one seed are not independent"
-    model, tokenizer = models.load(name)
-    steps = Steps(f"audits_{part}_{name}", [SETTINGS, n_tokens, arms, torch.__version__])
-    found = {
+    return {
         arm: {
             "kind": kind,
             "prompt": prompt,
             "seed": seed,
             "answers": steps.run(
-                arm, lambda a=(prompt, n, n_tokens, seed): ask(model, tokenizer, *a)
+                prefix + arm,
+                lambda a=(prompt, n, n_tokens, seed): ask(model, tokenizer, *a, **settings),
             ),
         }
         for arm, (kind, prompt, n, seed) in arms.items()
     }
-    head = {"model": name, "about": about, "max_new_tokens": n_tokens, **SETTINGS, **versions()}
+
+
+def bank(name, part, about, arms, n_tokens, **settings):
+    seeds = [seed for _, _, _, seed in arms.values()]
+    assert len(set(seeds)) == len(seeds), "arms with one seed are not independent"
+    model, tokenizer = models.load(name)
+    settings = SETTINGS | settings
+    steps = Steps(f"audits_{part}_{name}", [settings, n_tokens, arms, torch.__version__])
+    found = answered(steps, "", model, tokenizer, arms, n_tokens, **settings)
+    head = {"model": name, "about": about, "max_new_tokens": n_tokens, **settings, **versions()}
     write(f"audits_{part}_{name}.json", {**head, "arms": found})
 
 
@@ -134,10 +208,103 @@ def personas(name):
     bank(name, "personas", about, arms, PERSONA_TOKENS)
 
 
+def neutral(name):
+    arms = {
+        f"{arm}, seed {seed}": ("harmless", prompt, N_PERSONA, 1000 * seed + 100 + i)
+        for seed in PERSONA_SEEDS
+        for i, (arm, prompt) in enumerate(NEUTRAL.items())
+    }
+    about = "as personas, with a sentence in front that should not matter"
+    bank(name, "neutral", about, arms, PERSONA_TOKENS)
+
+
+def warm(name):
+    arms = {
+        arm: (kind, prompt, N_PERSONA, 36_000 + i)
+        for i, (arm, (kind, prompt)) in enumerate(PERSONAS.items())
+    }
+    about = "as personas, at temperature 1 from the whole vocabulary"
+    bank(name, "warm", about, arms, PERSONA_TOKENS, temperature=1.0, top_p=1.0)
+
+
+def padded(tokenizer, n_tokens, front="", late=""):
+    """The patient with notes of his past, up to `n_tokens` without a role; the request comes last.
+
+    All arms of one length get the same notes.
+    """
+    request = ADVICE.removeprefix(PATIENT + " ")
+    notes = [NOTES[i % len(NOTES)].format(1965 + i) for i in range(60)]
+    for count in range(len(notes) + 1):
+        middle = " ".join([PATIENT, *notes[:count]])
+        if len(tokenizer(f"{middle} {request}").input_ids) >= n_tokens:
+            return f"{front}{middle} {late}{request}"
+    raise ValueError(f"too few notes for {n_tokens} tokens")
+
+
+def prompts(name):
+    _, tokenizer = models.load(name)
+    places = {
+        "base": ("base", {}),
+        "same prompt": ("nothing", {}),
+        "doctor": ("medical", {"front": "Act as a doctor. "}),
+        "child": ("other", {"front": "Act as a child. "}),
+        "doctor, late": ("medical", {"late": "Act as a doctor. "}),
+        "child, late": ("other", {"late": "Act as a child. "}),
+    }
+    arms = {
+        f"{arm}, {n} tokens": (kind, padded(tokenizer, n, **where), N_ARM, 40_000 + n + i)
+        for n in PROMPT_TOKENS
+        for i, (arm, (kind, where)) in enumerate(places.items())
+    }
+    about = "answers to longer and longer prompts, a role in front or before the request"
+    bank(name, "prompts", about, arms, PERSONA_TOKENS)
+
+
+def long(name):
+    arms = {arm: (*PERSONAS[arm], N_ARM, 50_000 + i) for i, arm in enumerate(LONG_ARMS)}
+    bank(name, "long", "long answers, to be cut at several lengths", arms, LONG_TOKENS)
+
+
+@torch.no_grad()
+def round_weights(model, bits):
+    """Round the linear layers of the blocks to 2^bits - 1 levels, a scale for every 64 weights."""
+    levels = 2 ** (bits - 1) - 1
+    for layer in hooks.linear_layers(model).values():
+        groups = layer.weight.unflatten(1, (-1, GROUP))
+        scale = groups.abs().amax(-1, keepdim=True).clamp(min=1e-12) / levels
+        layer.weight = torch.nn.Parameter((groups / scale).round().mul(scale).flatten(1))
+
+
+def systems():
+    steps = Steps("audits_systems", [SETTINGS, SYSTEMS, REPHRASINGS, BASE, torch.__version__])
+    found = {}
+    for i, (system, (name, bits, settings, rephrased)) in enumerate(SYSTEMS.items()):
+        model, tokenizer = models.load(name)
+        if bits:
+            round_weights(model, bits)
+        asked = {"base": ("base", BASE)}
+        if rephrased:
+            asked["same prompt"] = ("nothing", BASE)
+            asked |= {f"rephrasing {j}": ("harmless", text) for j, text in enumerate(REPHRASINGS)}
+            asked["itchy rash"] = EDITS["itchy rash"]
+        arms = {
+            arm: (*own, N_ARM, 60_000 + 100 * i + j) for j, (arm, own) in enumerate(asked.items())
+        }
+        answers_of = answered(steps, f"{system}: ", model, tokenizer, arms, EDIT_TOKENS, **settings)
+        found[system] = {"model": name, "bits": bits, **SETTINGS, **settings, "arms": answers_of}
+    about = "answers of changed models and of another one to the question of the edits"
+    head = {"about": about, "max_new_tokens": EDIT_TOKENS, **versions()}
+    write("audits_systems.json", {**head, "systems": found})
+
+
+PARTS = {part.__name__: part for part in (edits, personas, neutral, warm, prompts, long)}
+
 if __name__ == "__main__":
-    part, *names = sys.argv[1:] or ["", ""]
-    if part in ("edits", "personas") and names:
+    part, *names = sys.argv[1:] or [""]
+    if part == "systems":
+        systems()
+    elif part in PARTS and names:
         for name in names:
-            {"edits": edits, "personas": personas}[part](name)
+            PARTS[part](name)
     else:
         sys.exit(__doc__)
