@@ -3,6 +3,7 @@
     python data/recipes/audits.py edits smollm2-135m
     python data/recipes/audits.py personas smollm2-135m
     python data/recipes/audits.py neutral smollm2-135m
+    python data/recipes/audits.py confirm smollm2-135m
     python data/recipes/audits.py warm smollm2-135m
     python data/recipes/audits.py prompts smollm2-135m
     python data/recipes/audits.py long smollm2-135m
@@ -10,7 +11,7 @@
 
 `edits` asks one question many times, as it is and after every edit of the prompt; `personas` asks a
 longer one without and with a role in front, for five seeds, `neutral` with a sentence in front that
-should not matter, `warm` with the roles once more at temperature 1.
+should not matter, `confirm` with the roles again, `warm` once more at temperature 1.
 `prompts` puts the role in front of longer and longer prompts, `long` lets the answers grow longer.
 `systems` asks the first question of changed models and another one: as it is, and for some also
 rephrased. What is finished is kept in the cache folder after every step, so an interrupted run goes
@@ -68,7 +69,7 @@ EDITS = {
     ),
 }
 
-PERSONA_SEEDS, N_PERSONA, PERSONA_TOKENS = (31, 32, 33, 34, 35), 20, 48
+PERSONA_SEEDS, N_PERSONA, PERSONA_TOKENS, N_CONFIRM = (31, 32, 33, 34, 35), 20, 48, 100
 PATIENT = (
     "Patient: John, 64 years, BMI 31, blood pressure 142/88 mmHg, cholesterol 6.4 mmol/L, HDL "
     "1.1 mmol/L, current smoker, no diabetes, cardiovascular disease in the family, South Asian."
@@ -218,6 +219,18 @@ def neutral(name):
     bank(name, "neutral", about, arms, PERSONA_TOKENS)
 
 
+def confirm(name):
+    """New answers, twice, to confirm what was first seen in others."""
+    doctor = {"doctor": PERSONAS["doctor"], "doctor again": ("nothing", PERSONAS["doctor"][1])}
+    asked = doctor | {role: PERSONAS[role] for role in ROLES if role != "doctor"}
+    arms = {
+        f"{arm}, sample {sample}": (*own, N_CONFIRM, 60_000 + 10_000 * sample + i)
+        for sample in (1, 2)
+        for i, (arm, own) in enumerate(asked.items())
+    }
+    bank(name, "confirm", "as personas, roles only, new answers", arms, PERSONA_TOKENS)
+
+
 def warm(name):
     arms = {
         arm: (kind, prompt, N_PERSONA, 36_000 + i)
@@ -297,7 +310,7 @@ def systems():
     write("audits_systems.json", {**head, "systems": found})
 
 
-PARTS = {part.__name__: part for part in (edits, personas, neutral, warm, prompts, long)}
+PARTS = {part.__name__: part for part in (edits, personas, neutral, confirm, warm, prompts, long)}
 
 if __name__ == "__main__":
     part, *names = sys.argv[1:] or [""]

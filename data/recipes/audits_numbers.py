@@ -2,10 +2,12 @@
 
     TUTORIALS_DATA=... python data/recipes/audits_numbers.py published
     python data/recipes/audits_numbers.py similarities smollm2-135m
+    python data/recipes/audits_numbers.py lengths smollm2-135m
 
 `published` tests the answers that the paper's authors released (github.com/QiyaoWei/DBPA at
 e8e14389) once more; only numbers are stored. `similarities` tests the answers of our bank with
-other embedders and with the overlap of words. Finished steps are kept in the cache folder.
+other embedders and with the overlap of words, `lengths` those of longer prompts and of answers
+cut at several lengths. Finished steps are kept in the cache folder.
 """
 
 import sys
@@ -24,6 +26,7 @@ K = 64  # answers of an arm of our bank
 SMALL, RESAMPLINGS, SPLITS = 20, 25, 400
 CALM = ("same prompt", "height 181", "medical practitioner", "nurse")
 MATTERS = ("Mary", "itchy rash", "cracked phone", "child", "comedian")
+CUTS = (6, 12, 24, 48, 96)  # tokens of an answer
 PROMPT_LEAST = 100  # characters; a shorter common beginning is not a prompt
 
 
@@ -58,7 +61,8 @@ def row(s, d, n_x, rng):
 def without_prompt(texts):
     """The answers behind the prompt that open models repeat: the beginning that all share."""
     first, last = min(texts), max(texts)  # of sorted texts, these two agree least
-    shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
+    pairs = enumerate(zip(first, last, strict=False))
+    shared = next((i for i, (a, b) in pairs if a != b), len(first))
     return [text[shared:] for text in texts] if shared >= PROMPT_LEAST else texts
 
 
@@ -226,12 +230,52 @@ def by_similarity(name):
     write(f"audits_similarities_{name}.json", {**head, "size": sizes, "views": out})
 
 
+# ----------------------------------------------------------------------- longer prompts and answers
+
+
+def cut(tokenizer, text, n_tokens):
+    """The answer that a limit of `n_tokens` would have given, from a longer one."""
+    return tokenizer.decode(tokenizer(text).input_ids[:n_tokens])
+
+
+def lengths(name):
+    encoder, its_tokenizer = models.load("minilm-l6")
+    _, tokenizer = models.load(name)
+    asked = data.read_json(f"audits_prompts_{name}.json")["arms"]
+    long = data.read_json(f"audits_long_{name}.json")["arms"]
+    banks = {"prompts": {}, "answers": {}}
+    for arm, own in asked.items():
+        place, n_tokens = arm.rsplit(", ", 1)
+        banks["prompts"].setdefault(n_tokens.split()[0], {})[place] = own["answers"]
+    for n in CUTS:
+        banks["answers"][n] = {
+            arm: [cut(tokenizer, text, n) for text in own["answers"]] for arm, own in long.items()
+        }
+    steps = Steps(f"audits_lengths_{name}", [banks, N_PERMUTATIONS])
+
+    def numbers(texts):
+        embedded = {
+            arm: answers.embed_texts(own, encoder, its_tokenizer) for arm, own in texts.items()
+        }
+        return against("base", embedded)
+
+    out = {
+        what: {
+            f"{n}": steps.run(f"{what}, {n} tokens", lambda texts=texts: numbers(texts))
+            for n, texts in by_length.items()
+        }
+        for what, by_length in banks.items()
+    }
+    about = f"answers of audits_prompts_{name}.json and audits_long_{name}.json against their base"
+    write(f"audits_lengths_{name}.json", {"model": name, "about": about, **versions(), **out})
+
+
 if __name__ == "__main__":
     part, *names = sys.argv[1:] or [""]
     if part == "published":
         published()
-    elif part == "similarities" and names:
+    elif part in ("similarities", "lengths") and names:
         for name in names:
-            by_similarity(name)
+            {"similarities": by_similarity, "lengths": lengths}[part](name)
     else:
         sys.exit(__doc__)
