@@ -402,3 +402,27 @@ def test_published_answers_give_the_stored_numbers(tutorials_data, minilm):
     assert now["h"] == pytest.approx(stored["roles"]["answers"]["child"]["h"], abs=2e-3)
     text = json.dumps(stored)
     assert not any(answer[:60] in text for arm in found["roles"].values() for answer in arm)
+
+
+# Chinese edits
+
+
+def test_the_chinese_edits_are_those_of_their_recipe(monkeypatch, tmp_path):
+    stored = data.read_json("chinese_edits.json")
+    recipe = load_recipe("chinese_edits")
+    monkeypatch.setattr(recipe.data, "DATA", tmp_path)
+    recipe.main()
+    assert json.loads((tmp_path / "chinese_edits.json").read_text(encoding="utf-8")) == stored
+    assert len(stored) == 48 == len({own["id"] for own in stored})
+    assert len({own["prompt"] for own in stored}) == 48
+
+
+@pytest.mark.parametrize("own", data.read_json("chinese_edits.json"), ids=lambda own: own["id"])
+def test_a_chinese_edit_can_be_made_and_tested(own):
+    assert own["subject"] in own["prompt"] and own["gloss"]
+    assert own["target_new"] != own["target_old"] and own["target_new"] not in own["prompt_qa"][-3:]
+    assert len(own["rephrase"]) == 2 and own["portability"] and len(own["locality"]) >= 2
+    asked = [own["prompt"], *own["rephrase"]]
+    asked += [item["prompt"] for item in own["portability"] + own["locality"]]
+    assert len(set(asked)) == len(asked)
+    assert all(text and text == text.strip() for text in asked)

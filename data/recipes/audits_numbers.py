@@ -7,7 +7,7 @@
 `published` tests the answers that the paper's authors released (github.com/QiyaoWei/DBPA at
 e8e14389) once more; only numbers are stored. `similarities` tests the answers of our bank with
 other embedders and with the overlap of words, `lengths` those of longer prompts and of answers
-cut at several lengths. Finished steps are kept in the cache folder.
+cut at several lengths, and the two samples of roles. Finished steps are kept in the cache folder.
 """
 
 import sys
@@ -243,7 +243,11 @@ def lengths(name):
     _, tokenizer = models.load(name)
     asked = data.read_json(f"audits_prompts_{name}.json")["arms"]
     long = data.read_json(f"audits_long_{name}.json")["arms"]
-    banks = {"prompts": {}, "answers": {}}
+    again = data.read_json(f"audits_confirm_{name}.json")["arms"]
+    banks = {"prompts": {}, "answers": {}, "samples": {}}
+    for arm, own in again.items():
+        role, sample = arm.rsplit(", sample ", 1)
+        banks["samples"].setdefault(sample, {})[role] = own["answers"]
     for arm, own in asked.items():
         place, n_tokens = arm.rsplit(", ", 1)
         banks["prompts"].setdefault(n_tokens.split()[0], {})[place] = own["answers"]
@@ -257,16 +261,16 @@ def lengths(name):
         embedded = {
             arm: answers.embed_texts(own, encoder, its_tokenizer) for arm, own in texts.items()
         }
-        return against("base", embedded)
+        return against("base" if "base" in embedded else "doctor", embedded)
 
     out = {
         what: {
-            f"{n}": steps.run(f"{what}, {n} tokens", lambda texts=texts: numbers(texts))
+            f"{n}": steps.run(f"{what}, {n}", lambda texts=texts: numbers(texts))
             for n, texts in by_length.items()
         }
         for what, by_length in banks.items()
     }
-    about = f"answers of audits_prompts_{name}.json and audits_long_{name}.json against their base"
+    about = f"answers of audits_prompts, _long and _confirm_{name}.json against their base"
     write(f"audits_lengths_{name}.json", {"model": name, "about": about, **versions(), **out})
 
 
