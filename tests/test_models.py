@@ -22,6 +22,7 @@ import pytest
 import torch
 import transformers
 from safetensors import SafetensorError
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from helpers import models
 
@@ -35,7 +36,7 @@ IDS = torch.tensor([[5, 17, 40, 99, 7]])
 def write_gguf(path):
     """A random two-layer Llama with a byte-level tokenizer of SmolLM2's kind."""
     vocabulary, width, heads, groups, inner = 264, 32, 4, 2, 48
-    letters = list(transformers.convert_slow_tokenizer.bytes_to_unicode().values())
+    letters = list(bytes_to_unicode().values())
     tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *letters, "ĊĊ", "he"]
     tokens += [f"<unused{i}>" for i in range(vocabulary - len(tokens))]
     writer = gguf.GGUFWriter(path, "llama")
