@@ -76,9 +76,9 @@ def _by_row(states: Tensor, n_rows: int) -> Tensor:
     return states.reshape(n_rows, -1, states.shape[-1])
 
 
-def _state(model, name: str, ids: Tensor, place: int, of: str) -> Tensor:
-    """What a module takes in or gives out at one token of a prompt (T,)."""
-    with torch.no_grad(), hooks.capture(model, name, of=of, stop=True) as seen:
+def _key(model, name: str, ids: Tensor, place: int) -> Tensor:
+    """What a down-projection takes in at one token of a prompt (T,)."""
+    with torch.no_grad(), hooks.capture(model, name, of="input", stop=True) as seen:
         model(ids[None].to(model.device), use_cache=False)
     return _by_row(seen[name], 1)[0, place].clone()
 
@@ -292,12 +292,11 @@ def find_memory(
 
     Source: Meng et al. 2022, equations 3 and 4 (without the KL term on the subject's essence).
     """
-    name, _ = down_projection(model, layer)
+    name, module = down_projection(model, layer)
     rows = _rows(tokenizer, request, prefixes)
-    key, old = (
-        torch.stack([_state(model, name, ids[:n], place, of) for ids, n, place in rows]).mean(0)
-        for of in ("input", "output")
-    )
+    key = torch.stack([_key(model, name, ids[:n], place) for ids, n, place in rows]).mean(0)
+    with torch.no_grad():
+        old = module(key[None])[0]  # linear: the mean of the values is the value of the mean key
     change, losses = torch.zeros_like(old, requires_grad=True), []
     optimizer = torch.optim.Adam([change], lr=lr)
     with _frozen(model), torch.enable_grad():
@@ -472,11 +471,10 @@ def grace(
 
     Source: Hartvigsen et al. 2023 (GRACE).
     """
-    name, _ = down_projection(model, layer)
+    name, module = down_projection(model, layer)
     (row,) = _rows(tokenizer, request, [""])
-    prompt, end = row[0][: row[1]], row[1] - 1
-    key, value = (_state(model, name, prompt, end, of) for of in ("input", "output"))
-    value.requires_grad_(True)
+    key = _key(model, name, row[0][: row[1]], row[1] - 1)
+    value = module(key[None])[0].detach().requires_grad_(True)
     book = Codebook(model, name, key, value, radius, [])
     optimizer = torch.optim.Adam([value], lr=lr)
     with _frozen(model), torch.enable_grad():
