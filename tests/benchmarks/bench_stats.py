@@ -97,6 +97,19 @@ def dcor_on_answers(x: np.ndarray, y: np.ndarray, count: int) -> Found:
     return found.statistic / (len(x) / 2), found.pvalue
 
 
+def permuted(energy, n: int, count: int, **how) -> Found:
+    """SciPy's test of a statistic of the indices of 2 n answers."""
+    found = scipy_stats.permutation_test(
+        (np.arange(n), np.arange(n, 2 * n)),
+        energy,
+        n_resamples=count,
+        alternative="greater",
+        rng=np.random.default_rng(0),
+        **how,
+    )
+    return found.statistic, found.pvalue
+
+
 def scipy_on_matrix(d: np.ndarray, n: int, count: int) -> Found:
     """SciPy permutes indices of answers; means over blocks of the matrix."""
 
@@ -104,15 +117,7 @@ def scipy_on_matrix(d: np.ndarray, n: int, count: int) -> Found:
         across = d[np.ix_(x, y)].mean()
         return 2 * across - d[np.ix_(x, x)].mean() - d[np.ix_(y, y)].mean()
 
-    found = scipy_stats.permutation_test(
-        (np.arange(n), np.arange(n, 2 * n)),
-        energy,
-        n_resamples=count,
-        alternative="greater",
-        vectorized=False,
-        rng=np.random.default_rng(0),
-    )
-    return found.statistic, found.pvalue
+    return permuted(energy, n, count, vectorized=False)
 
 
 def scipy_vectorised(d: np.ndarray, n: int, count: int) -> Found:
@@ -124,16 +129,7 @@ def scipy_vectorised(d: np.ndarray, n: int, count: int) -> Found:
 
         return 2 * mean(x, y) - mean(x, x) - mean(y, y)
 
-    found = scipy_stats.permutation_test(
-        (np.arange(n), np.arange(n, 2 * n)),
-        energy,
-        n_resamples=count,
-        alternative="greater",
-        vectorized=True,
-        batch=max(1, 500_000 // n**2),
-        rng=np.random.default_rng(0),
-    )
-    return found.statistic, found.pvalue
+    return permuted(energy, n, count, vectorized=True, batch=max(1, 500_000 // n**2))
 
 
 def scipy_on_answers(job: Callable, x: np.ndarray, y: np.ndarray, count: int) -> Found:
