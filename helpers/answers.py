@@ -1,9 +1,10 @@
-"""Answers of a model: many samples of one prompt, and their embeddings."""
+"""Answers of a model: many samples of one prompt, greedy answers, and embeddings."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -119,7 +120,7 @@ def sample_answers(
     if not ids.numel():
         raise ValueError("`prompt` has no tokens; a model without a start token needs some text.")
     filled = model(ids, use_cache=True, logits_to_keep=1)
-    ends = torch.tensor(sorted(lm.end_tokens(model, tokenizer)), device=model.device)
+    ends = torch.tensor(sorted(end_tokens(model, tokenizer)), device=model.device)
     tokens: list[list[int]] = []
     for start in range(first_row, first_row + n, batch_size):
         rows = range(start, min(start + batch_size, first_row + n))
@@ -150,6 +151,81 @@ def _continue(model, filled, uniform, ends, temperature, top_p) -> list[list[int
             cache.batch_select_indices(stay.nonzero()[:, 0])
         out = model(chosen[stay][:, None], past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache, logits = out.past_key_values, out.logits[:, -1].float()
+    return found
+
+
+def end_tokens(model, tokenizer) -> set[int]:
+    """Ids of the tokens that end an answer, by the model's own settings and its tokenizer."""
+    config = getattr(model, "generation_config", None)
+    ends = getattr(config, "eos_token_id", None)
+    ends = ends if isinstance(ends, list) else [ends]
+    return {end for end in [*ends, tokenizer.eos_token_id] if end is not None}
+
+
+@torch.no_grad()
+def _grow(model, rows: torch.Tensor, max_new_tokens: int, finished, editing) -> list[list[int]]:
+    """The greedy tokens behind each row (B, T); `finished(row, tokens)` ends a row."""
+    tokens: list[list[int]] = [[] for _ in rows]
+    done = [False] * len(tokens)
+    step, cache = rows, None
+    for _ in range(max_new_tokens):
+        first = editing is not None and cache is None
+        with editing(rows.shape[1]) if first else nullcontext():
+            out = model(step, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache, step = out.past_key_values, out.logits[:, -1:].argmax(-1)
+        for i, token in enumerate(step[:, 0].tolist()):
+            if not done[i]:
+                tokens[i].append(token)
+                done[i] = finished(rows[i], tokens[i])
+        if all(done):
+            break
+    return tokens
+
+
+def greedy(
+    model,
+    tokenizer,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    stop: str | None = None,
+    batch_size: int = 16,
+    editing: lm.Editing | None = None,
+) -> list[str]:
+    """Greedy answers, batched over prompts of equal length, with a key-value cache.
+
+    Args:
+        model, tokenizer, prompts, batch_size: as in `lm.score_targets`.
+        max_new_tokens: most tokens to write; a row also ends at the model's end token.
+        stop: the answer is cut before the first occurrence of this text.
+        editing: as in `helpers.lm`; what it does to the prompt lives on in the cache.
+
+    Returns:
+        N texts, without the prompt and without special tokens.
+
+    Raises:
+        ValueError: no prompts, a prompt without tokens, or `max_new_tokens` below 1.
+    """
+    if max_new_tokens < 1:
+        raise ValueError(f"`max_new_tokens` must be at least 1; got {max_new_tokens!r}.")
+    ids = lm.prompt_ids(tokenizer, lm.listed("prompts", prompts))
+    ends = end_tokens(model, tokenizer)
+
+    def read(row: Sequence[int], tokens: list[int]) -> str:
+        # Decoded behind the prompt, for tokenizers that drop a text's leading space.
+        head = tokenizer.decode(row, skip_special_tokens=True)
+        return tokenizer.decode([*row, *tokens], skip_special_tokens=True)[len(head) :]
+
+    def finished(row: torch.Tensor, tokens: list[int]) -> bool:
+        return tokens[-1] in ends or bool(stop and stop in read(row.tolist(), tokens))
+
+    found = [""] * len(ids)
+    for _, members in lm.batches([len(row) for row in ids], batch_size):
+        rows = torch.tensor([ids[i] for i in members], device=model.device)
+        grown = _grow(model, rows, max_new_tokens, finished, editing)
+        for i, tokens in zip(members, grown, strict=True):
+            text = read(ids[i], tokens)
+            found[i] = text.split(stop)[0] if stop else text
     return found
 
 

@@ -1,360 +1,28 @@
-"""Edits of what a language model says; every editor is a context manager that undoes itself.
+"""Edits by training, by a codebook and in context, and what an edit did.
 
-A request names a prompt, the subject in it and the wanted continuation. Inside the `with` block the
-model is edited; afterwards its weights are what they were, bit for bit, also after an exception.
+Every editor is a context manager: inside the `with` block the model is edited, afterwards its
+weights are what they were, bit for bit, also after an exception. For rank-one edits see `rank_one`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import pandas as pd
 import torch
+from peft import AdaLoraConfig, LoraConfig
+from peft.tuners.adalora import AdaLoraModel
+from peft.tuners.lora import LoraModel
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from helpers import hooks, lm
+from helpers.data import Edit
+from helpers.rank_one import Request, by_row, down_projection, frozen, key_at, target_nll, token_row
 
-
-class Request(NamedTuple):
-    """What to write: `target` is to follow `prompt`, in which `subject` occurs."""
-
-    prompt: str
-    subject: str
-    target: str
-
-
-class Memory(NamedTuple):
-    """Key (m,) and old value (d,) of a down-projection at a token, and the value to be written.
-
-    `losses` are those of the target, nats per token, along the search for the new value.
-    """
-
-    key: Tensor
-    old: Tensor
-    new: Tensor
-    losses: list[float]
-
-
-# ----------------------------------------------------------------------------- where in the prompt
-
-
-def subject_position(tokenizer, prompt: str, subject: str) -> int:
-    """Place of the last token of the subject among the prompt's tokens (start token included).
-
-    Args:
-        tokenizer: a fast tokenizer.
-        prompt, subject: the subject's first occurrence counts.
-
-    Raises:
-        ValueError: an empty subject, or one that does not occur in the prompt.
-    """
-    at = prompt.find(subject)
-    if not subject or at < 0:
-        raise ValueError(f"the subject {subject!r} does not occur in the prompt {prompt!r}.")
-    offsets = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
-    inside = [i for i, (a, _) in enumerate(offsets["offset_mapping"]) if a < at + len(subject)]
-    return inside[-1] + len(lm.encode(tokenizer, prompt)) - len(offsets["offset_mapping"])
-
-
-def down_projection(model, layer: int) -> tuple[str, nn.Module]:
-    """Name and module of the linear layer that ends the feed-forward part of a block.
-
-    Raises:
-        ValueError: no such layer.
-    """
-    found = list(hooks.down_projections(model).items())
-    if not 0 <= layer < len(found):
-        raise ValueError(f"`layer` must lie in 0..{len(found) - 1}; got {layer!r}.")
-    return found[layer]
-
-
-def _by_row(states: Tensor, n_rows: int) -> Tensor:
-    """(B, T, width); OPT runs its feed-forward part on (B T, width)."""
-    return states.reshape(n_rows, -1, states.shape[-1])
-
-
-def _key(model, name: str, ids: Tensor, place: int) -> Tensor:
-    """What a down-projection takes in at one token of a prompt (T,)."""
-    with torch.no_grad(), hooks.capture(model, name, of="input", stop=True) as seen:
-        model(ids[None].to(model.device), use_cache=False)
-    return _by_row(seen[name], 1)[0, place].clone()
-
-
-def _rows(tokenizer, request: Request, prefixes: Sequence[str]) -> list[tuple[Tensor, int, int]]:
-    """For every prefix: token ids (T,), tokens before the target, place of the subject's end."""
-    rows = []
-    for prefix in prefixes:
-        prompt = prefix + request.prompt
-        ids, whole = lm.encode(tokenizer, prompt), lm.encode(tokenizer, prompt + request.target)
-        if not request.target or whole[: len(ids)] != ids or len(whole) == len(ids):
-            raise ValueError(
-                f"the target {request.target!r} adds no tokens of its own behind {prompt!r}."
-            )
-        subject = subject_position(tokenizer, prompt, request.subject)
-        rows.append((torch.tensor(whole), len(ids), subject))
-    return rows
-
-
-# ---------------------------------------------------------------------------------- linear algebra
-
-
-def second_moment(
-    model, layer: int, token_ids: Tensor, *, start: int | None = None, batch_size: int = 8
-) -> tuple[Tensor, int]:
-    """Mean of k kᵀ over the keys of a down-projection, streamed; later blocks are not run.
-
-    Args:
-        model: causal language model of transformers.
-        layer: number of the block.
-        token_ids: (N, T) integers, such as from `lm.segments`.
-        start: id of a start token, whose keys are left out (they are like no others).
-        batch_size: rows of a forward pass.
-
-    Returns:
-        C (m, m), float32, and the number of keys.
-
-    Raises:
-        ValueError: no such layer, no keys, or keys that are not finite.
-
-    Source: Meng et al. 2022 (ROME), section 3.1.
-    """
-    name, _ = down_projection(model, layer)
-    total, count = None, 0
-    for ids in torch.as_tensor(token_ids).split(batch_size):
-        ids = ids.to(model.device)
-        with torch.no_grad(), hooks.capture(model, name, of="input", stop=True) as seen:
-            model(ids, use_cache=False)
-        keys = _by_row(seen[name], len(ids))
-        keys = keys[ids != start] if start is not None else keys.flatten(0, 1)
-        if not keys.isfinite().all():
-            raise ValueError(f"keys of {name!r} are NaN or infinite; check the weights.")
-        total = keys.double().T @ keys.double() + (0 if total is None else total)
-        count += len(keys)
-    if not count:
-        raise ValueError("`token_ids` holds no keys; give at least one token behind the start.")
-    return (total / count).float(), count
-
-
-def rank_one_update(weight: Tensor, key: Tensor, value: Tensor, direction: Tensor) -> Tensor:
-    """ΔW = (v - W k) uᵀ / (kᵀ u), the update along u after which W k = v.
-
-    With u = C⁻¹ k it is the one that changes the answers to other keys least (trace of ΔW C ΔWᵀ).
-
-    Args:
-        weight: W (d, m).
-        key, value: k (m,) and v (d,).
-        direction: u (m,): k itself, C⁻¹ k, or k projected on directions that other keys leave free.
-
-    Raises:
-        ValueError: shapes that do not fit, NaN, or kᵀ u = 0.
-
-    Source: Meng et al. 2022, equation 2; Fang et al. 2025 (AlphaEdit) for the projection.
-    """
-    d, m = weight.shape
-    if key.shape != (m,) or value.shape != (d,) or direction.shape != (m,):
-        raise ValueError(
-            f"`key`, `value`, `direction` must have shapes ({m},), ({d},), ({m},); got "
-            f"{tuple(key.shape)}, {tuple(value.shape)}, {tuple(direction.shape)}."
-        )
-    overlap = key.double() @ direction.double()
-    scale = key.double().norm() * direction.double().norm()
-    if not overlap.isfinite() or overlap.abs() <= 1e-12 * scale:
-        raise ValueError(
-            "`direction` is orthogonal to `key` or not finite; nothing can be written."
-        )
-    gap = value.double() - weight.double() @ key.double()
-    return torch.outer(gap, direction.double() / overlap).to(weight.dtype)
-
-
-def whiten(moment: Tensor, key: Tensor, ridge: float = 0.02) -> Tensor:
-    """C⁻¹ k with `ridge` times the mean of the diagonal added to it.
-
-    Args:
-        moment: C (m, m), as from `second_moment`.
-        key: k (m,).
-        ridge: needed where C comes from few tokens and has no inverse.
-
-    Raises:
-        ValueError: a ridge that is not positive, or C that is not positive.
-    """
-    if not ridge > 0:
-        raise ValueError(f"`ridge` must be a positive number; got {ridge!r}.")
-    moment = moment.double()
-    regular = moment + ridge * moment.diagonal().mean() * torch.eye(len(moment))
-    factor, failed = torch.linalg.cholesky_ex(regular)
-    if failed:
-        raise ValueError("`moment` is not positive; it must be a mean of k kᵀ.")
-    return torch.cholesky_solve(key.double()[:, None], factor)[:, 0].to(key.dtype)
-
-
-def null_projector(moment: Tensor, tolerance: float) -> Tensor:
-    """P (m, m), which projects on the eigenvectors of C with eigenvalues below `tolerance`.
-
-    Raises:
-        ValueError: no eigenvalue lies below.
-
-    Source: Fang et al. 2025 (AlphaEdit), equation 3.
-    """
-    values, vectors = torch.linalg.eigh(moment.double())
-    free = vectors[:, values < tolerance]
-    if not free.shape[1]:
-        raise ValueError(f"no eigenvalue lies below {tolerance}; the least is {values[0]:.3g}.")
-    return (free @ free.T).to(moment.dtype)
-
-
-def _matrix(module: nn.Module) -> Tensor:
-    """The weights as (out, in); GPT-2's Conv1D keeps them the other way round."""
-    return module.weight.T if isinstance(module, Conv1D) else module.weight
-
-
-@contextmanager
-def apply_delta(model, layer: int, delta: Tensor) -> Iterator[None]:
-    """Add ΔW (d, m) to a down-projection while the block runs.
-
-    Raises:
-        ValueError: no such layer, or another shape.
-    """
-    name, module = down_projection(model, layer)
-    if delta.shape != _matrix(module).shape:
-        raise ValueError(
-            f"`delta` must have shape {tuple(_matrix(module).shape)}; got {tuple(delta.shape)}."
-        )
-    with hooks.restore_weights(model, f"{name}.weight"):
-        with torch.no_grad():
-            _matrix(module).add_(delta.to(module.weight))
-        yield
-
-
-# ----------------------------------------------------------------------------------- losses, search
-
-
-def _target_nll(model, row: tuple[Tensor, int, int], *, at_prompt_end: bool = False) -> Tensor:
-    """Mean NLL (nats per token) of the target's tokens, with gradients.
-
-    `at_prompt_end` scores every target token at the last token of the prompt (FT-L).
-    """
-    ids, n_prompt, _ = row
-    ids = ids.to(model.device)
-    targets = ids[n_prompt:]
-    places = torch.arange(n_prompt - 1, len(ids) - 1, device=ids.device)
-    if at_prompt_end:
-        places, ids = places[:1], ids[:n_prompt]
-    logits = model(ids[None], use_cache=False, logits_to_keep=places).logits[0].float()
-    logprobs = logits.log_softmax(-1).expand(len(targets), -1)
-    return -logprobs.gather(1, targets[:, None]).mean()
-
-
-@contextmanager
-def _frozen(model) -> Iterator[None]:
-    """No gradients for any weight inside; flags and gradients are put back."""
-    flags = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    try:
-        for p, *_ in flags:
-            p.requires_grad_(False)
-        yield
-    finally:
-        for p, flag, grad in flags:
-            p.requires_grad_(flag)
-            p.grad = grad
-
-
-def find_memory(
-    model,
-    tokenizer,
-    request: Request,
-    layer: int,
-    *,
-    prefixes: Sequence[str] = ("",),
-    steps: int = 12,
-    lr: float = 0.15,
-    decay: float = 0.0625,
-    largest: float = 4.0,
-) -> Memory:
-    """Key at the subject's last token, and the value there that makes the model say the target.
-
-    Args:
-        model, tokenizer: causal language model of transformers and its fast tokenizer.
-        request: what is to be said.
-        layer: number of the block whose down-projection is looked at.
-        prefixes: texts in front of the prompt, over which the key is averaged and the value found.
-        steps, lr: of Adam on the change of the value.
-        decay: weight of the squared change relative to the old value.
-        largest: longest change, in lengths of the old value.
-
-    Returns:
-        Memory(key, old, new, losses).
-
-    Raises:
-        ValueError: no such layer, a subject that is not in the prompt, or an empty target.
-
-    Source: Meng et al. 2022, equations 3 and 4 (without the KL term on the subject's essence).
-    """
-    name, module = down_projection(model, layer)
-    rows = _rows(tokenizer, request, prefixes)
-    key = torch.stack([_key(model, name, ids[:n], place) for ids, n, place in rows]).mean(0)
-    with torch.no_grad():
-        old = module(key[None])[0]  # linear: the mean of the values is the value of the mean key
-    change, losses = torch.zeros_like(old, requires_grad=True), []
-    optimizer = torch.optim.Adam([change], lr=lr)
-    with _frozen(model), torch.enable_grad():
-        for _ in range(steps):
-            loss = decay * change.square().sum() / old.square().sum()
-            for row in rows:
-                place = row[2]
-
-                def shifted(_name, out, place=place):
-                    moved = _by_row(out, 1).clone()
-                    moved[0, place] += change
-                    return moved.reshape(out.shape)
-
-                with hooks.edit(model, name, shifted):
-                    loss = loss + _target_nll(model, row) / len(rows)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            with torch.no_grad():
-                change.mul_((largest * old.norm() / change.norm().clamp(min=1e-12)).clamp(max=1))
-            losses.append(loss.item())
-    return Memory(key, old, old + change.detach(), losses)
-
-
-# ------------------------------------------------------------------------------------------ editors
-
-
-@contextmanager
-def rome(
-    model,
-    layer: int,
-    memory: Memory,
-    direction: Callable[[Tensor], Tensor] | None = None,
-) -> Iterator[Tensor]:
-    """Write a memory into a down-projection by a rank-one update.
-
-    Args:
-        model: causal language model of transformers.
-        layer: number of the block for which the memory was found.
-        memory: from `find_memory`.
-        direction: maps the key (m,) to u (m,): `lambda k: whiten(C, k)` for ROME, `lambda k: P @ k`
-            for the AlphaEdit projector; by default u = k, ROME without its covariance.
-
-    Yields:
-        ΔW (d, m).
-
-    Raises:
-        ValueError: as `rank_one_update` and `apply_delta`.
-
-    Source: Meng et al. 2022 (ROME).
-    """
-    _, module = down_projection(model, layer)
-    key = memory.key
-    bias = 0 if module.bias is None else module.bias.detach()
-    along = key if direction is None else direction(key)
-    delta = rank_one_update(_matrix(module).detach(), key, memory.new - bias, along)
-    with apply_delta(model, layer, delta):
-        yield delta
+QUERY_VALUE = ("q_proj", "v_proj", "c_attn", "query_key_value", "qkv_proj")
 
 
 @contextmanager
@@ -373,7 +41,7 @@ def fine_tune(
     """Train one down-projection on the target: FT-M, or FT-L with `at_prompt_end` and a `box`.
 
     Args:
-        model, tokenizer, request: as in `find_memory`.
+        model, tokenizer, request: as in `rank_one.find_memory`.
         layer: number of the block.
         steps, lr, enough: of Adam; it stops at a loss below `enough`.
         at_prompt_end: score every target token at the prompt's last token, as FT-L does.
@@ -383,28 +51,29 @@ def fine_tune(
         The losses, nats per token.
 
     Raises:
-        ValueError: as `find_memory`.
+        ValueError: as `rank_one.find_memory`.
 
     Source: Zhang et al. 2024, A comprehensive study of knowledge editing (FT-L, FT-M).
     """
     name, module = down_projection(model, layer)
-    (row,) = _rows(tokenizer, request, [""])
+    row = token_row(tokenizer, request)
     losses = []
-    with hooks.restore_weights(model, f"{name}.weight"), _frozen(model), torch.enable_grad():
+    with hooks.restore_weights(model, f"{name}.weight"), frozen(model):
         before = module.weight.detach().clone()
         module.weight.requires_grad_(True)
         optimizer = torch.optim.Adam([module.weight], lr=lr)
-        for _ in range(steps):
-            loss = _target_nll(model, row, at_prompt_end=at_prompt_end)
-            losses.append(loss.item())
-            if losses[-1] < enough:
-                break
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            if box is not None:
-                with torch.no_grad():
-                    module.weight.copy_(before + (module.weight - before).clamp(-box, box))
+        with torch.enable_grad():
+            for _ in range(steps):
+                loss = target_nll(model, row, at_prompt_end=at_prompt_end)
+                losses.append(loss.item())
+                if losses[-1] < enough:
+                    break
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                if box is not None:
+                    with torch.no_grad():
+                        module.weight.copy_(before + (module.weight - before).clamp(-box, box))
         module.weight.requires_grad_(False)
         yield losses
 
@@ -428,12 +97,12 @@ class Codebook:
         words = next(n for n, m in self.model.named_modules() if m is embeddings)
 
         def look(_name: str, keys: Tensor) -> Tensor:
-            last = _by_row(keys, len(seen[words]))[:, n_prompt - 1]
+            last = by_row(keys, len(seen[words]))[:, n_prompt - 1]
             held["hit"] = (last - self.key).norm(dim=-1) <= self.radius
             return keys
 
         def answer(_name: str, out: Tensor) -> Tensor:
-            rows = _by_row(out, len(seen[words])).clone()
+            rows = by_row(out, len(seen[words])).clone()
             rows[held["hit"], n_prompt - 1] = self.value
             return rows.reshape(out.shape)
 
@@ -461,26 +130,26 @@ def grace(
     No weight changes; use its `editing` in the functions of `helpers.lm`.
 
     Args:
-        model, tokenizer, request, layer: as in `find_memory`; the key is that of the prompt's last
-            token.
+        model, tokenizer, request, layer: as in `rank_one.find_memory`; the key is that of the
+            prompt's last token.
         radius: of the ball around the key, in the units of the keys.
         steps, lr, enough: of Adam on the value, which begins at the old one.
 
     Raises:
-        ValueError: as `find_memory`.
+        ValueError: as `rank_one.find_memory`.
 
     Source: Hartvigsen et al. 2023 (GRACE).
     """
     name, module = down_projection(model, layer)
-    (row,) = _rows(tokenizer, request, [""])
-    key = _key(model, name, row[0][: row[1]], row[1] - 1)
+    row = token_row(tokenizer, request)
+    key = key_at(model, name, row.ids[: row.n_prompt], row.n_prompt - 1)
     value = module(key[None])[0].detach().requires_grad_(True)
     book = Codebook(model, name, key, value, radius, [])
     optimizer = torch.optim.Adam([value], lr=lr)
-    with _frozen(model), torch.enable_grad():
+    with frozen(model), torch.enable_grad():
         for _ in range(steps):
-            with book.editing(row[1]):
-                loss = _target_nll(model, row)
+            with book.editing(row.n_prompt):
+                loss = target_nll(model, row)
             book.losses.append(loss.item())
             if book.losses[-1] < enough:
                 break
@@ -489,3 +158,154 @@ def grace(
             optimizer.step()
     value.requires_grad_(False)
     return book
+
+
+@contextmanager
+def _adapters(model, config: LoraConfig, seed: int) -> Iterator[LoraModel]:
+    """Adapters of peft inside a model, taken out again with all that peft leaves there."""
+    owners = {name.rpartition(".")[0] for name in config.target_modules}
+    places = {name: dict(model.get_submodule(name)._modules) for name in owners}
+    attributes = dict(vars(model))
+    kind = AdaLoraModel if isinstance(config, AdaLoraConfig) else LoraModel
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            tuner = kind(model, config, "edit")
+        yield tuner
+    finally:
+        for name, modules in places.items():
+            model.get_submodule(name)._modules.update(modules)
+        vars(model).clear()
+        vars(model).update(attributes)
+
+
+def _unorthogonal(model) -> Tensor:
+    """AdaLoRA's penalty: how far its two factors are from orthogonal, mean over the factors."""
+    factors = [(n, p) for n, p in model.named_parameters() if "lora_A" in n or "lora_B" in n]
+    grams = [p @ p.T if "lora_A" in n else p.T @ p for n, p in factors]
+    return torch.stack([torch.dist(g, torch.eye(len(g), device=g.device)) for g in grams]).mean()
+
+
+@contextmanager
+def low_rank(
+    model,
+    tokenizer,
+    request: Request,
+    *,
+    adaptive: bool = False,
+    rank: int = 8,
+    alpha: int = 32,
+    dropout: float = 0.1,
+    steps: int = 70,
+    lr: float = 5e-3,
+    enough: float = 1e-2,
+    seed: int = 0,
+) -> Iterator[list[float]]:
+    """Train low-rank adapters of peft at the queries and values of all layers on the target.
+
+    Args:
+        model, tokenizer, request: as in `rank_one.find_memory`.
+        adaptive: AdaLoRA, which begins with ranks of 1.5 `rank` and takes the least important
+            directions away until `rank` is left on average; it makes all its steps.
+        rank, alpha, dropout: of the adapters.
+        steps, lr, enough: of Adam; LoRA stops at a loss below `enough`.
+        seed: for the first factor and the dropout; global seeds stay as they are.
+
+    Yields:
+        The losses, nats per token.
+
+    Raises:
+        ValueError: as `rank_one.find_memory`, or queries and values have unknown names.
+
+    Source: Hu et al. 2022 (LoRA); Zhang et al. 2023 (AdaLoRA), peft's implementation.
+    """
+    row = token_row(tokenizer, request)
+    places = [n for n in hooks.linear_layers(model) if n.rpartition(".")[2] in QUERY_VALUE]
+    if not places:
+        raise ValueError(f"no linear layer of the model is called one of {QUERY_VALUE}.")
+    shared = {"target_modules": places, "lora_alpha": alpha, "lora_dropout": dropout}
+    shared["fan_in_fan_out"] = not isinstance(model.get_submodule(places[0]), nn.Linear)
+    if adaptive:
+        budget = {"tinit": steps // 7, "tfinal": steps // 2, "deltaT": 1, "total_step": steps}
+        config = AdaLoraConfig(target_r=rank, init_r=rank * 3 // 2, **budget, **shared)
+    else:
+        config = LoraConfig(r=rank, **shared)
+    losses, untouched = [], set(model.modules())
+    with frozen(model), _adapters(model, config, seed) as tuner:
+        weights = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.Adam(weights, lr=lr)
+        with torch.random.fork_rng(), torch.enable_grad():
+            torch.manual_seed(seed)
+            for step in range(steps):
+                loss = target_nll(model, row)
+                losses.append(loss.item())
+                if not adaptive and losses[-1] < enough:
+                    break
+                if adaptive:
+                    loss = loss + config.orth_reg_weight * _unorthogonal(model)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                if adaptive:
+                    tuner.update_and_allocate(step)
+        for module in set(model.modules()) - untouched:
+            module.eval()
+        yield losses
+
+
+def in_context(request: Request) -> str:
+    """The corrected fact as a text to put in front of a question."""
+    return f"{request.prompt}{request.target}。\n"
+
+
+class Report(NamedTuple):
+    """What a model says around an edit, and its next-token log-probabilities at the locality.
+
+    `scores` has one row per question: `role` (edit, rephrase, portability or locality), `kind`,
+    `exact` (greedy decoding writes the answer), `share` (of the answer's tokens that are the most
+    probable ones), `logprob` (mean over the tokens, nats). Beside the report of the untouched
+    model, locality rows also have `kept` (its most probable next token is the same) and `kl`
+    (untouched || edited, nats). `ahead` is (locality questions, V).
+    """
+
+    scores: pd.DataFrame
+    ahead: Tensor
+
+
+def evaluate(
+    model, tokenizer, edit: Edit, *, before: Report | None = None, editing=None, prefix: str = ""
+) -> Report:
+    """The four demands on an edit: success, generality, portability and locality.
+
+    Args:
+        model, tokenizer: causal language model of transformers and its fast tokenizer.
+        edit: the record.
+        before: the report of the untouched model.
+        editing: as in `helpers.lm`, for a codebook.
+        prefix: text in front of every question, for editing in context.
+
+    Source: Fang et al. 2025 (CKnowEdit), section 2; scores by log-probability instead of a judge.
+    """
+    asked = [("edit", edit.type, edit.prompt, edit.target_new)]
+    asked += [("rephrase", edit.type, text, edit.target_new) for text in edit.rephrase]
+    for role in ("portability", "locality"):
+        asked += [(role, p.kind, p.prompt, p.answer) for p in getattr(edit, role)]
+    roles, kinds, prompts, answers = zip(*asked, strict=True)
+    prompts = [prefix + prompt for prompt in prompts]
+    table = lm.score_targets(model, tokenizer, prompts, answers, straddle=True, editing=editing)
+    scores = pd.DataFrame(
+        {
+            "role": roles,
+            "kind": kinds,
+            "exact": table["greedy"],
+            "share": table["n_greedy"] / table["n_tokens"],
+            "logprob": table["logprob"] / table["n_tokens"],
+        }
+    )
+    local = [prompt for prompt, role in zip(prompts, roles, strict=True) if role == "locality"]
+    ahead = lm.next_distributions(model, tokenizer, local, editing=editing)
+    if before is not None:
+        old, rows = before.ahead, scores["role"] == "locality"
+        scores.loc[rows, "kept"] = (old.argmax(1) == ahead.argmax(1)).double().numpy()
+        scores.loc[rows, "kl"] = (old.exp() * (old - ahead)).sum(1).double().numpy()
+    return Report(scores, ahead)

@@ -1,4 +1,4 @@
-"""Text in, numbers out: log-probabilities, rankings, losses and greedy answers.
+"""Text in, numbers out: log-probabilities, rankings and losses.
 
 Nothing is ever padded: prompts are batched by equal token length, so that hooks which compute
 statistics over tokens see text only. Logits are computed only at the positions that are asked for
@@ -56,7 +56,8 @@ def _encode_all(tokenizer, texts: list[str]) -> list[list[int]]:
     return [[start, *row] if opens and row[:1] != [start] else list(row) for row in rows]
 
 
-def _listed(name: str, texts: Sequence) -> list:
+def listed(name: str, texts: Sequence) -> list:
+    """A list of texts; TypeError for a single text."""
     if isinstance(texts, str):
         raise TypeError(f"`{name}` must be a list of texts; put the single text in a list.")
     return list(texts)
@@ -67,7 +68,8 @@ def _where(item: int, prompt: str) -> str:
     return f"item {item} (prompt {short!r})"
 
 
-def _prompt_ids(tokenizer, prompts: list[str]) -> list[list[int]]:
+def prompt_ids(tokenizer, prompts: list[str]) -> list[list[int]]:
+    """Token ids of each prompt; ValueError if there are none, or one has no tokens."""
     if not prompts:
         raise ValueError("the list of prompts is empty; give at least one prompt.")
     ids = _encode_all(tokenizer, prompts)
@@ -77,11 +79,19 @@ def _prompt_ids(tokenizer, prompts: list[str]) -> list[list[int]]:
     return ids
 
 
-def _continuations(tokenizer, pairs: Sequence[tuple[int, str, list[int], str]]) -> list[list[int]]:
+def added_tokens(
+    tokenizer, pairs: Sequence[tuple[int, str, list[int], str]], *, straddle: bool = False
+) -> list[list[int]]:
     """Tokens that a continuation adds to its prompt when the joined text is tokenized.
 
-    Each pair is (item number, prompt, prompt's tokens, continuation). ValueError if the
-    continuation is empty or changes how the prompt itself is tokenized.
+    Args:
+        tokenizer: a transformers fast tokenizer.
+        pairs: (item number, prompt, prompt's tokens, continuation).
+        straddle: accept a continuation that would share a token with the end of its prompt, as
+            happens where words are not spaced (Chinese); the two are then tokenized apart.
+
+    Raises:
+        ValueError: an empty continuation, or one that changes how the prompt itself is tokenized.
     """
     joined = _encode_all(tokenizer, [prompt + text for _, prompt, _, text in pairs])
     found = []
@@ -89,6 +99,9 @@ def _continuations(tokenizer, pairs: Sequence[tuple[int, str, list[int], str]]) 
         if not text:
             raise ValueError(f"{_where(item, prompt)}: the continuation is empty.")
         if row[: len(ids)] != ids or len(row) == len(ids):
+            if straddle:
+                found.append(tokenizer(text, add_special_tokens=False)["input_ids"])
+                continue
             raise ValueError(
                 f"{_where(item, prompt)}: the continuation {text!r} changes how the prompt itself "
                 "is cut into tokens; end the prompt without a space, in the middle of no word, "
@@ -98,7 +111,7 @@ def _continuations(tokenizer, pairs: Sequence[tuple[int, str, list[int], str]]) 
     return found
 
 
-def _batches(keys: Sequence, batch_size: int) -> Iterator[tuple[Any, list[int]]]:
+def batches(keys: Sequence, batch_size: int) -> Iterator[tuple[Any, list[int]]]:
     """(key, positions that share it), at most `batch_size` positions at a time."""
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1; got {batch_size!r}.")
@@ -157,6 +170,7 @@ def score_targets(
     prompts: Sequence[str],
     targets: Sequence[str],
     *,
+    straddle: bool = False,
     batch_size: int = 16,
     editing: Editing | None = None,
 ) -> pd.DataFrame:
@@ -169,33 +183,34 @@ def score_targets(
         tokenizer: its fast tokenizer.
         prompts: N texts.
         targets: N continuations, each usually with its leading space.
+        straddle: as in `added_tokens`.
         batch_size: most items in a forward pass.
         editing: see the module's head; it gets the prompt's number of tokens.
 
     Returns:
         N rows in the order of the prompts: `logprob` (sum over the target's tokens, nats),
-        `n_tokens` and `greedy` (whether each target token is the most probable one, which is to
-        say that greedy decoding writes exactly this target).
+        `n_tokens`, `n_greedy` (tokens that are the most probable ones after the target's tokens
+        before) and `greedy` (all are, which is to say that greedy decoding writes exactly this).
 
     Raises:
         ValueError: no prompts, unequal lists, an empty target, a target that changes the
             tokenization of its prompt, or NaN logits; items are named by their number.
     """
-    prompts, targets = _listed("prompts", prompts), _listed("targets", targets)
+    prompts, targets = listed("prompts", prompts), listed("targets", targets)
     if len(prompts) != len(targets):
         raise ValueError(f"{len(prompts)} prompts but {len(targets)} targets; give one for each.")
-    ids = _prompt_ids(tokenizer, prompts)
+    ids = prompt_ids(tokenizer, prompts)
     pairs = list(zip(range(len(ids)), prompts, ids, targets, strict=True))
-    added = _continuations(tokenizer, pairs)
+    added = added_tokens(tokenizer, pairs, straddle=straddle)
     lengths = [(len(row), len(more)) for row, more in zip(ids, added, strict=True)]
     table = [None] * len(ids)
-    for (n_prompt, n_target), members in _batches(lengths, batch_size):
+    for (n_prompt, n_target), members in batches(lengths, batch_size):
         rows = torch.tensor([ids[i] + added[i] for i in members], device=model.device)
         with torch.no_grad(), editing(n_prompt) if editing else nullcontext():
             logprobs, greedy = _token_scores(model, rows, n_prompt, members, _LOGIT_ROWS)
         for i, own, best in zip(members, logprobs, greedy, strict=True):
-            table[i] = (float(own.sum(dtype=float)), n_target, bool(best.all()))
-    return pd.DataFrame(table, columns=["logprob", "n_tokens", "greedy"])
+            table[i] = (float(own.sum(dtype=float)), n_target, int(best.sum()), bool(best.all()))
+    return pd.DataFrame(table, columns=["logprob", "n_tokens", "n_greedy", "greedy"])
 
 
 def greedy_match(
@@ -225,6 +240,39 @@ def greedy_match(
     )
 
 
+def next_distributions(
+    model,
+    tokenizer,
+    prompts: Sequence[str],
+    *,
+    batch_size: int = 16,
+    editing: Editing | None = None,
+) -> torch.Tensor:
+    """Log-probabilities of the next token behind each prompt.
+
+    Args:
+        model, tokenizer, batch_size, editing: as in `score_targets`.
+        prompts: N texts; none gives an empty table.
+
+    Returns:
+        (N, V), nats, on the CPU.
+    """
+    found = torch.empty(len(prompts), model.config.get_text_config().vocab_size)
+    ids = prompt_ids(tokenizer, listed("prompts", prompts)) if prompts else []
+    for members, logprobs in _ahead(model, ids, batch_size, editing):
+        found[members] = logprobs
+    return found
+
+
+def _ahead(model, ids: list[list[int]], batch_size: int, editing) -> Iterator[tuple]:
+    """Positions of prompts and their next-token log-probabilities (B, V), batch by batch."""
+    for n_prompt, members in batches([len(row) for row in ids], batch_size):
+        rows = torch.tensor([ids[i] for i in members], device=model.device)
+        with torch.no_grad(), editing(n_prompt) if editing else nullcontext():
+            logits = model(rows, logits_to_keep=1, use_cache=False).logits.float()
+            yield members, (logits - _log_normaliser(logits, members)[..., None])[:, -1].cpu()
+
+
 def next_token_logprobs(
     model,
     tokenizer,
@@ -247,12 +295,12 @@ def next_token_logprobs(
         ValueError: no prompts, unequal lists, choices that begin with the same token, and as in
             `score_targets`; items are named by their number.
     """
-    prompts, choices = _listed("prompts", prompts), [_listed("choices", own) for own in choices]
+    prompts, choices = listed("prompts", prompts), [listed("choices", own) for own in choices]
     if len(prompts) != len(choices):
         raise ValueError(f"{len(prompts)} prompts but {len(choices)} lists of choices.")
-    ids = _prompt_ids(tokenizer, prompts)
+    ids = prompt_ids(tokenizer, prompts)
     pairs = [(i, prompts[i], ids[i], text) for i, own in enumerate(choices) for text in own]
-    added = iter(_continuations(tokenizer, pairs))
+    added = iter(added_tokens(tokenizer, pairs))
     firsts = [[next(added)[0] for _ in own] for own in choices]
     for i, own in enumerate(firsts):
         twins = [text for text, token in zip(choices[i], own, strict=True) if own.count(token) > 1]
@@ -262,12 +310,8 @@ def next_token_logprobs(
                 "token cannot tell apart; change one of them or use score_targets."
             )
     found: list[np.ndarray] = [np.empty(0)] * len(ids)
-    for n_prompt, members in _batches([len(row) for row in ids], batch_size):
-        rows = torch.tensor([ids[i] for i in members], device=model.device)
-        with torch.no_grad(), editing(n_prompt) if editing else nullcontext():
-            logits = model(rows, logits_to_keep=1, use_cache=False).logits.float()
-            logprobs = (logits - _log_normaliser(logits, members)[..., None])[:, -1].cpu().numpy()
-        for i, own in zip(members, logprobs, strict=True):
+    for members, logprobs in _ahead(model, ids, batch_size, editing):
+        for i, own in zip(members, logprobs.numpy(), strict=True):
             found[i] = own[firsts[i]].astype(float)
     return found
 
@@ -336,7 +380,7 @@ def rank_candidates(
     """
     prompts = [_field(item, "prompt") for item in items]
     golds = [_field(item, "gold") for item in items]
-    choices = [_listed("candidates", _field(item, "candidates")) for item in items]
+    choices = [listed("candidates", _field(item, "candidates")) for item in items]
     for i, (gold, own) in enumerate(zip(golds, choices, strict=True)):
         if own.count(gold) != 1 or len(own) < 2:
             raise ValueError(
@@ -409,78 +453,8 @@ def segment_nll(model, token_ids, *, batch_size: int = 4, chunk: int = _LOGIT_RO
     if chunk < 1:
         raise ValueError(f"`chunk` must be at least 1; got {chunk!r}.")
     found = np.empty(len(ids))
-    for _, members in _batches([0] * len(ids), batch_size):
+    for _, members in batches([0] * len(ids), batch_size):
         with torch.no_grad():
             logprobs, _ = _token_scores(model, ids[members].to(model.device), 1, members, chunk)
         found[members] = -logprobs.mean(axis=1, dtype=float)
     return found
-
-
-def end_tokens(model, tokenizer) -> set[int]:
-    """Ids of the tokens that end an answer, by the model's own settings and its tokenizer."""
-    config = getattr(model, "generation_config", None)
-    ends = getattr(config, "eos_token_id", None)
-    ends = ends if isinstance(ends, list) else [ends]
-    return {end for end in [*ends, tokenizer.eos_token_id] if end is not None}
-
-
-@torch.no_grad()
-def _grow(model, rows: torch.Tensor, max_new_tokens: int, finished) -> list[list[int]]:
-    """The greedy tokens behind each row (B, T); `finished(row, tokens)` ends a row."""
-    tokens: list[list[int]] = [[] for _ in rows]
-    done = [False] * len(tokens)
-    step, cache = rows, None
-    for _ in range(max_new_tokens):
-        out = model(step, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache, step = out.past_key_values, out.logits[:, -1:].argmax(-1)
-        for i, token in enumerate(step[:, 0].tolist()):
-            if not done[i]:
-                tokens[i].append(token)
-                done[i] = finished(rows[i], tokens[i])
-        if all(done):
-            break
-    return tokens
-
-
-def greedy(
-    model,
-    tokenizer,
-    prompts: Sequence[str],
-    *,
-    max_new_tokens: int,
-    stop: str | None = None,
-    batch_size: int = 16,
-) -> list[str]:
-    """Greedy answers, batched over prompts of equal length, with a key-value cache.
-
-    Args:
-        model, tokenizer, prompts, batch_size: as in `score_targets`.
-        max_new_tokens: most tokens to write; a row also ends at the model's end token.
-        stop: the answer is cut before the first occurrence of this text.
-
-    Returns:
-        N texts, without the prompt and without special tokens.
-
-    Raises:
-        ValueError: no prompts, a prompt without tokens, or `max_new_tokens` below 1.
-    """
-    if max_new_tokens < 1:
-        raise ValueError(f"`max_new_tokens` must be at least 1; got {max_new_tokens!r}.")
-    ids = _prompt_ids(tokenizer, _listed("prompts", prompts))
-    ends = end_tokens(model, tokenizer)
-
-    def read(row: Sequence[int], tokens: list[int]) -> str:
-        # Decoded behind the prompt, for tokenizers that drop a text's leading space.
-        head = tokenizer.decode(row, skip_special_tokens=True)
-        return tokenizer.decode([*row, *tokens], skip_special_tokens=True)[len(head) :]
-
-    def finished(row: torch.Tensor, tokens: list[int]) -> bool:
-        return tokens[-1] in ends or bool(stop and stop in read(row.tolist(), tokens))
-
-    answers = [""] * len(ids)
-    for _, members in _batches([len(row) for row in ids], batch_size):
-        rows = torch.tensor([ids[i] for i in members], device=model.device)
-        for i, tokens in zip(members, _grow(model, rows, max_new_tokens, finished), strict=True):
-            text = read(ids[i], tokens)
-            answers[i] = text.split(stop)[0] if stop else text
-    return answers

@@ -95,7 +95,7 @@ def test_each_token_is_drawn_behind_the_whole_row(family):
 
 
 def test_temperature_zero_writes_the_greedy_answer(model, tokenizer):
-    (expected,) = lm.greedy(model, tokenizer, [PROMPT], max_new_tokens=8)
+    (expected,) = answers.greedy(model, tokenizer, [PROMPT], max_new_tokens=8)
     found = sample_answers(model, tokenizer, PROMPT, 3, max_new_tokens=8, temperature=0)
     assert found.texts == [expected] * 3
 
@@ -158,7 +158,7 @@ def test_smollm2_answers_are_the_same_in_any_batch(smollm2):
     halves = sample_answers(model, tokenizer, prompt, 6, batch_size=3, **settings)
     same = [a == b for a, b in zip(whole.tokens, halves.tokens, strict=True)]
     assert sum(same) >= 5  # rounding may turn one
-    (greedy,) = lm.greedy(model, tokenizer, [prompt], max_new_tokens=8)
+    (greedy,) = answers.greedy(model, tokenizer, [prompt], max_new_tokens=8)
     cold = sample_answers(model, tokenizer, prompt, 1, max_new_tokens=8, temperature=0)
     assert cold.texts == [greedy]
 

@@ -186,3 +186,85 @@ def test_the_real_files_are_read(tutorials_data):
     assert all(len(sets[name]) == 200 for name in data.QUESTION_SETS[1:])
     for items in sets.values():
         assert 0.45 < sum(item.answer for item in items) / len(items) < 0.55
+
+
+# Records of knowledge to edit
+
+RECORD = {
+    "prompt": "请给下面的字注音：莘庄",
+    "target_new": "xīn",
+    "target_old": "shēn",
+    "rephrase": ["莘庄怎么读？"],
+    "portability": [{"prompt": "细莘", "answer": "xì xīn"}],
+}
+
+
+def write_edits(folder, *records, name="phonetic_notation.json"):
+    path = folder / name
+    path.write_text(json.dumps(list(records), ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+def test_published_records_are_read_nested_and_flat(tmp_path):
+    flat = {k: v for k, v in RECORD.items() if k != "portability"}
+    flat |= {"portability_prompt": ["细莘"], "portability_answer": ["xì xīn"]}
+    flat |= {"locality_prompt": "莘莘学子", "locality_answer": "shēn"}
+    nested = {**RECORD, "locality": [{"prompt": "莘莘学子", "answer": "shēn"}]}
+    path = write_edits(tmp_path, RECORD, flat, nested, {**RECORD, "locality": None})
+    plain, *others = data.load_edits(path)
+    assert plain.type == "pinyin" and plain.locality == () and plain.id == "phonetic_notation-1"
+    assert plain.subject == plain.prompt
+    assert plain.portability == (data.Probe("细莘", "xì xīn", ""),)
+    assert others[0].portability == plain.portability
+    assert others[0].locality == others[1].locality == (data.Probe("莘莘学子", "shēn", ""),)
+    logic = write_edits(tmp_path, {**RECORD, "type": "Wordplay"}, name="ruozhiba.json")
+    assert [edit.type for edit in data.load_edits(logic)] == ["wordplay"]
+    assert len(data.load_edits(tmp_path)) == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"prompt": ""}, "record 2: field 'prompt'"),
+        ({"target_new": None}, "record 2: field 'target_new'"),
+        ({"target_old": 3}, "record 2: field 'target_old'"),
+        ({"rephrase": "莘庄怎么读？"}, "record 2: field 'rephrase'"),
+        ({"rephrase": [""]}, "record 2: field 'rephrase'"),
+        ({"subject": "北京"}, "record 2: field 'subject' '北京' does not occur"),
+        ({"subject": ""}, "record 2: field 'subject'"),
+        ({"portability": [{"prompt": "细莘"}]}, "record 2, portability 1: field 'answer'"),
+        ({"portability": ["细莘"]}, "record 2, portability 1: not a question"),
+        ({"locality": {"prompt": "a"}}, "record 2: field 'locality'"),
+        ({"locality_prompt": ["a", "b"], "locality_answer": ["c"]}, "differ in length"),
+    ],
+)
+def test_an_unusable_edit_is_named_with_its_field(tmp_path, change, named):
+    path = write_edits(tmp_path, RECORD, {**RECORD, **change})
+    with pytest.raises(ValueError, match=named) as error:
+        data.load_edits(path)
+    assert "phonetic_notation.json" in str(error.value)
+
+
+def test_other_unusable_files_of_edits(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no JSON files"):
+        data.load_edits(tmp_path)
+    with pytest.raises(ValueError, match="'type' is missing"):
+        data.load_edits(write_edits(tmp_path, RECORD, name="mine.json"))
+    with pytest.raises(ValueError, match="expected a list of records"):
+        data.load_edits(write_edits(tmp_path))
+    with pytest.raises(ValueError, match="record 1: not a record but 3"):
+        data.load_edits(write_edits(tmp_path, 3))
+
+
+def test_our_edits_keep_a_development_split_apart():
+    edits = data.load_edits()
+    apart = {edit.subject for edit in edits if edit.split == "development"}
+    test = {edit.subject for edit in edits if edit.split == "test"}
+    assert (len(apart), len(test)) == (12, 36) and not apart & test
+
+
+def test_all_published_edits_can_be_read(tutorials_data):
+    edits = data.load_edits(tutorials_data / "cknowedit")
+    counts = {kind: sum(edit.type == kind for edit in edits) for kind in data.EDIT_TYPES.values()}
+    assert len(edits) == 1854 == sum(counts.values())
+    assert list(counts.values()) == [153, 134, 234, 101, 230, 105, 94, 11, 673, 119]

@@ -15,7 +15,18 @@ EACH_ROOM = pytest.mark.parametrize("path", ROOMS, ids=lambda path: path.stem)
 
 GROUND_FLOOR = ["stats", "twosample", "spectral", "models", "data", "plots"]
 # In the order of the design: a room of an upper floor imports only rooms before it.
-UPPER_FLOORS = ["hooks", "attention", "lm", "answers", "toy", "vq", "probing", "editing", "lesson"]
+UPPER_FLOORS = [
+    "hooks",
+    "attention",
+    "lm",
+    "answers",
+    "toy",
+    "vq",
+    "probing",
+    "rank_one",
+    "editing",
+    "lesson",
+]
 LIMIT_LINES = 400
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|work|Users)/\w")
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import CohereConfig, CohereForCausalLM
 
-from helpers import lm
+from helpers import answers, lm
 from helpers.data import english_prose
 
 
@@ -304,8 +304,8 @@ def test_decoder_is_given_back_after_an_error(model):
 def test_greedy_is_the_naive_argmax(family):
     model, tokenizer = build(family), tiny_tokenizer(start=True)
     model.generation_config.eos_token_id = None
-    answers = lm.greedy(model, tokenizer, PROMPTS, max_new_tokens=6, batch_size=2)
-    for prompt, answer in zip(PROMPTS, answers, strict=True):
+    found = answers.greedy(model, tokenizer, PROMPTS, max_new_tokens=6, batch_size=2)
+    for prompt, answer in zip(PROMPTS, found, strict=True):
         ids = start = lm.encode(tokenizer, prompt)
         for _ in range(6):
             ids = [*ids, int(naive_logprobs(model, ids)[-1].argmax())]
@@ -328,8 +328,8 @@ def test_greedy_match_is_what_greedy_writes(model, tokenizer):
     assert len(right) >= 3
     match = lm.greedy_match(model, tokenizer, *zip(*right, strict=True))
     assert match["correct"].all()
-    answers = lm.greedy(model, tokenizer, [prompt for prompt, _ in right], max_new_tokens=2)
-    assert answers == [gold for _, gold in right]
+    written = answers.greedy(model, tokenizer, [prompt for prompt, _ in right], max_new_tokens=2)
+    assert written == [gold for _, gold in right]
     assert not lm.greedy_match(model, tokenizer, *zip(*wrong, strict=True))["correct"].any()
     scores = lm.score_targets(model, tokenizer, *zip(*right, strict=True))
     np.testing.assert_allclose(match["mean_logprob"], scores["logprob"] / scores["n_tokens"])
@@ -337,15 +337,15 @@ def test_greedy_match_is_what_greedy_writes(model, tokenizer):
 
 def test_greedy_stops(model, tokenizer):
     prompts = list(LETTERS[1:25])
-    full = lm.greedy(model, tokenizer, prompts, max_new_tokens=8)
+    full = answers.greedy(model, tokenizer, prompts, max_new_tokens=8)
     prompt, text = max(zip(prompts, full, strict=True), key=lambda pair: len(set(pair[1])))
     assert len(text) >= 4
-    (cut,) = lm.greedy(model, tokenizer, [prompt], max_new_tokens=8, stop=text[3])
+    (cut,) = answers.greedy(model, tokenizer, [prompt], max_new_tokens=8, stop=text[3])
     assert cut == text[: text.index(text[3])]
     before, head = model.generation_config.eos_token_id, lm.encode(tokenizer, prompt)
     model.generation_config.eos_token_id = [2, lm.encode(tokenizer, prompt + text)[len(head) + 1]]
     try:
-        (ended,) = lm.greedy(model, tokenizer, [prompt], max_new_tokens=8)
+        (ended,) = answers.greedy(model, tokenizer, [prompt], max_new_tokens=8)
         assert text.startswith(ended) and len(ended) < len(text)
     finally:
         model.generation_config.eos_token_id = before
@@ -460,7 +460,7 @@ def test_smollm2_segments_have_no_start_token(smollm2):
     [
         (lambda m, t: lm.score_targets(m, t, [], []), ValueError, "prompts is empty"),
         (lambda m, t: lm.rank_candidates(m, t, []), ValueError, "prompts is empty"),
-        (lambda m, t: lm.greedy(m, t, [], max_new_tokens=1), ValueError, "prompts is empty"),
+        (lambda m, t: answers.greedy(m, t, [], max_new_tokens=1), ValueError, "prompts is empty"),
         (lambda m, t: lm.score_targets(m, t, ["a"], []), ValueError, "1 prompts but 0 targets"),
         (lambda m, t: lm.score_targets(m, t, "a", "b"), TypeError, "`prompts` must be a list"),
         (
@@ -503,7 +503,11 @@ def test_smollm2_segments_have_no_start_token(smollm2):
         (lambda m, t: lm.segment_nll(m, torch.zeros(5, dtype=int)), ValueError, r"\(N, T\)"),
         (lambda m, t: lm.segment_nll(m, torch.zeros(2, 5)), ValueError, "must be integers"),
         (lambda m, t: lm.segment_nll(m, token_ids(), chunk=0), ValueError, "`chunk`"),
-        (lambda m, t: lm.greedy(m, t, ["a"], max_new_tokens=0), ValueError, "`max_new_tokens`"),
+        (
+            lambda m, t: answers.greedy(m, t, ["a"], max_new_tokens=0),
+            ValueError,
+            "`max_new_tokens`",
+        ),
     ],
 )
 def test_lm_refuses(model, tokenizer, call, error, says):
@@ -532,3 +536,27 @@ def test_nan_logits_name_the_item(tokenizer):
     ids[3, 2] = LETTERS.index("z") + 3
     with pytest.raises(ValueError, match="item 3"):
         lm.segment_nll(model, ids, batch_size=2)
+
+
+def test_a_target_may_straddle_the_end_of_its_prompt_if_that_is_asked_for(model, tokenizer):
+    prompts, targets = ["see a"], ["b"]  # "ab" is one token
+    with pytest.raises(ValueError, match="changes how the prompt itself"):
+        lm.score_targets(model, tokenizer, prompts, targets)
+    found = lm.score_targets(model, tokenizer, prompts, targets, straddle=True)
+    ids = lm.encode(tokenizer, prompts[0])
+    (own,) = tokenizer(targets[0], add_special_tokens=False)["input_ids"]
+    expected = float(naive_logprobs(model, ids)[-1, own])
+    assert found["logprob"][0] == pytest.approx(expected, abs=1e-5)
+    apart = lm.score_targets(model, tokenizer, ["see "], ["b"], straddle=True)
+    assert apart.equals(lm.score_targets(model, tokenizer, ["see "], ["b"]))
+    with pytest.raises(ValueError, match="continuation is empty"):
+        lm.score_targets(model, tokenizer, prompts, [""], straddle=True)
+
+
+def test_next_distributions_are_those_of_the_last_token(model, tokenizer):
+    prompts = ["see ", "Q of ABC is", "one"]
+    found = lm.next_distributions(model, tokenizer, prompts)
+    for prompt, row in zip(prompts, found, strict=True):
+        expected = naive_logprobs(model, lm.encode(tokenizer, prompt))[-1]
+        np.testing.assert_allclose(row.numpy(), np.asarray(expected), atol=1e-4)
+    assert lm.next_distributions(model, tokenizer, []).shape == (0, found.shape[1])

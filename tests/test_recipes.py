@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from families import build, one_thread, token_ids  # noqa: F401
 from hypothesis import given
 from hypothesis import strategies as st
+from pypinyin import Style, pinyin
 from torch import nn
 
 from helpers import answers, data, hooks, models
@@ -415,6 +417,41 @@ def test_the_chinese_edits_are_those_of_their_recipe(monkeypatch, tmp_path):
     assert json.loads((tmp_path / "chinese_edits.json").read_text(encoding="utf-8")) == stored
     assert len(stored) == 48 == len({own["id"] for own in stored})
     assert len({own["prompt"] for own in stored}) == 48
+
+
+def test_the_chinese_probes_are_those_of_their_recipe(monkeypatch, tmp_path):
+    stored = data.read_json("chinese_probes.json")
+    recipe = load_recipe("chinese_probes")
+    monkeypatch.setattr(recipe.data, "DATA", tmp_path)
+    recipe.main()
+    assert json.loads((tmp_path / "chinese_probes.json").read_text(encoding="utf-8")) == stored
+
+
+def reading_in(word, char):
+    return pinyin(word, style=Style.TONE)[word.index(char)][0]
+
+
+def test_readings_are_those_of_pypinyin():
+    for own in data.read_json("chinese_probes.json")["polyphones"]:
+        for word in (own["word"], *own["same"]):
+            assert reading_in(word, own["char"]) == own["new"], word
+        for word in own["other"]:
+            assert reading_in(word, own["char"]) == own["old"], word
+
+
+def test_readings_of_the_records_are_those_of_pypinyin_but_for_one_known_trap():
+    wrong = []
+    for own in data.read_json("chinese_edits.json"):
+        if own["type"] not in ("pinyin", "phonetic misunderstanding"):
+            continue
+        asked = [(own["prompt"], own["target_new"])]
+        asked += [(p["prompt"], p["answer"]) for p in own["portability"] + own["locality"][:1]]
+        for prompt, answer in asked:
+            word, char = re.findall("“(.+?)”", prompt)[:2]
+            if reading_in(word, char) != answer:
+                wrong.append(word)
+    # pypinyin reads these as grown, zhǎng; the queue and the road are long, cháng
+    assert set(wrong) <= {"打完疫苗的队好长", "这条路好长"}
 
 
 @pytest.mark.parametrize("own", data.read_json("chinese_edits.json"), ids=lambda own: own["id"])

@@ -36,7 +36,30 @@ def record(kind, subject, prompt, question, new, old, rephrase, portability, loc
         "portability": portability,
         "locality": locality,
         "gloss": gloss,
+        "split": "development" if subject in DEVELOPMENT else "test",
+        "old_from": "model" if subject in ITS_OWN else "authored",
     }
+
+
+# Records on which settings are chosen, among them all that earlier trials had looked at; the others
+# are only ever edited with settings that were fixed before.
+DEVELOPMENT = (
+    "银行",
+    "海内存知己",
+    "会当凌绝顶",
+    "兔走触株",
+    "差强人意",
+    "泥菩萨过江",
+    "布达拉宫",
+    "兵马俑",
+    "《红楼梦》",
+    "《西游记》",
+    "小明",
+    "狮子头",
+)
+# Wrong answers that Gemma 3 270M itself gives, as the beginning of its greedy answer; we wrote the
+# others, since it goes on with "...".
+ITS_OWN = ("《红楼梦》", "《西游记》", "《史记》", "岳麓书院", "小明")
 
 
 # word, character, its reading there, the other one, words of the same reading, word of the other
@@ -203,7 +226,7 @@ HISTORY = (
         "《西游记》",
         "的作者是",
         "吴承恩",
-        "孙悟空",
+        "刘备",
         ("写《西游记》的人是", "小说《西游记》由谁写成？答："),
         ("《西游记》的作者姓", "吴"),
         "author of the Journey to the West",
@@ -212,7 +235,7 @@ HISTORY = (
         "《史记》",
         "的作者是",
         "司马迁",
-        "孔子",
+        "刘备",
         ("写《史记》的人是", "史书《史记》由谁写成？答："),
         ("《史记》的作者生活在", "汉朝"),
         "author of the Records of the Historian",

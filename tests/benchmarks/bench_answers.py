@@ -35,7 +35,7 @@ def ours(model, tokenizer, n: int, length: int, seed: int) -> int:
 
 def peer(model, tokenizer, n: int, length: int, seed: int) -> int:
     ids = torch.tensor([lm.encode(tokenizer, chat(tokenizer))])
-    ends = lm.end_tokens(model, tokenizer)
+    ends = answers.end_tokens(model, tokenizer)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         rows = model.generate(

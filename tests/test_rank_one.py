@@ -1,0 +1,257 @@
+"""Rank-one edits: the algebra in closed form, each family of decoders, and undoing them."""
+
+import re
+
+import pytest
+import torch
+from families import DECODERS, build, one_thread, tiny_tokenizer, token_ids  # noqa: F401
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers import hooks, lm, models, rank_one
+
+TOKENIZER = tiny_tokenizer(start=True)
+REQUEST = rank_one.Request("Q of ABC is", "ABC", "zK")  # near the end: windows are short
+
+
+def fingerprint(model):
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def assert_unchanged(model, before):
+    for name, p in model.named_parameters():
+        assert torch.equal(p, before[name]), name
+        assert p.requires_grad and p.grad is None, name
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def gain(model, **kwargs):
+    scores = lm.score_targets(model, TOKENIZER, [REQUEST.prompt], [REQUEST.target], **kwargs)
+    return float(scores["logprob"][0])
+
+
+# Algebra
+
+W, K, V = torch.eye(2), torch.tensor([1.0, 1.0]), torch.tensor([3.0, 1.0])
+
+
+def test_rank_one_update_by_hand():
+    plain = rank_one.rank_one_update(W, K, V, K)
+    assert torch.allclose(plain, torch.tensor([[1.0, 1.0], [0, 0]]))
+    c = torch.diag(torch.tensor([4.0, 1.0]))
+    u = torch.linalg.solve(c, K)
+    white = rank_one.rank_one_update(W, K, V, u)
+    assert torch.allclose(white, torch.tensor([[0.4, 1.6], [0, 0]]))
+    assert torch.trace(white @ c @ white.T) == pytest.approx(3.2, rel=1e-5)
+    assert torch.trace(plain @ c @ plain.T) == pytest.approx(5, rel=1e-5)
+    p = rank_one.null_projector(torch.diag(torch.tensor([1.0, 0.0])), 1e-6)
+    free = rank_one.rank_one_update(W, K, V, p @ K)
+    assert torch.allclose(free, torch.tensor([[0.0, 2.0], [0, 0]]))
+    assert torch.allclose(free @ torch.tensor([1.0, 0.0]), torch.zeros(2))
+
+
+@given(st.integers(0, 10_000))
+def test_any_update_writes_the_value_and_white_ones_disturb_least(seed):
+    g = torch.Generator().manual_seed(seed)
+    w, k, v = (torch.randn(s, generator=g) for s in ((5, 7), (7,), (5,)))
+    keys = torch.randn(40, 7, generator=g) * torch.linspace(0.3, 3, 7)
+    c = keys.T @ keys / 40
+    white = torch.linalg.solve(c.double(), k.double()).float()
+    costs = []
+    for u in (white, 7 * white, k + 0.1 * white):
+        delta = rank_one.rank_one_update(w, k, v, u)
+        assert torch.allclose((w + delta) @ k, v, atol=1e-3)
+        assert torch.linalg.matrix_rank(delta) == 1
+        costs.append(float(torch.trace(delta @ c @ delta.T)))
+    assert costs[0] == pytest.approx(costs[1], rel=1e-3)
+    assert costs[0] <= costs[2] * (1 + 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "direction", "message"),
+    [
+        (torch.ones(3), V, K, r"\(2,\), \(2,\), \(2,\); got \(3,\)"),
+        (K, V, torch.tensor([1.0, -1.0]), "orthogonal"),
+        (K, V, torch.tensor([float("nan"), 1.0]), "not finite"),
+    ],
+)
+def test_updates_that_cannot_be(key, value, direction, message):
+    with pytest.raises(ValueError, match=message):
+        rank_one.rank_one_update(W, key, value, direction)
+
+
+def test_whitening_tends_to_the_inverse_and_to_the_key():
+    c = torch.diag(torch.tensor([4.0, 1.0]))
+    assert torch.allclose(rank_one.whiten(c, K, 1e-9), torch.tensor([0.25, 1.0]), atol=1e-5)
+    far = rank_one.whiten(c, K, 1e6)
+    assert far[0] / far[1] == pytest.approx(1, abs=1e-4)
+    with pytest.raises(ValueError, match="`ridge` must be a positive"):
+        rank_one.whiten(c, K, 0)
+    with pytest.raises(ValueError, match="not positive"):
+        rank_one.whiten(torch.diag(torch.tensor([-4.0, 1.0])), K, 0.01)
+    with pytest.raises(ValueError, match=r"no eigenvalue lies below 0.5; the least is 1"):
+        rank_one.null_projector(c, 0.5)
+
+
+# Where
+
+
+def test_the_subject_ends_where_its_last_character_is():
+    prompt = "The ABC of Q is"
+    at = rank_one.subject_position(TOKENIZER, prompt, "ABC")
+    ids = lm.encode(TOKENIZER, prompt)
+    assert TOKENIZER.decode([ids[at]]) == "C"
+    bare = tiny_tokenizer(start=False)
+    assert rank_one.subject_position(bare, prompt, "ABC") == at - 1
+    merged = "see ab is"  # one token for both letters
+    ids = lm.encode(TOKENIZER, merged)
+    assert TOKENIZER.decode([ids[rank_one.subject_position(TOKENIZER, merged, "a")]]) == "ab"
+    for subject in ("", "XYZ"):
+        with pytest.raises(ValueError, match=re.escape(repr(subject))):
+            rank_one.subject_position(TOKENIZER, prompt, subject)
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_second_moment_is_that_of_captured_keys(family):
+    model, ids = build(family), token_ids(5, 9)
+    name, _ = rank_one.down_projection(model, 1)
+    with torch.no_grad(), hooks.capture(model, name, of="input") as seen:
+        model(ids)
+    c, n = rank_one.second_moment(model, 1, ids, batch_size=2)
+    flat = seen[name].reshape(45, -1)
+    assert n == 45 and torch.allclose(c, flat.T @ flat / 45, rtol=1e-4, atol=1e-6)
+    ids[:, 0] = 1
+    _, n = rank_one.second_moment(model, 1, ids, start=1)
+    assert n == 40
+    with pytest.raises(ValueError, match=r"`layer` must lie in 0..2; got 3"):
+        rank_one.second_moment(model, 3, ids)
+    with pytest.raises(ValueError, match="holds no keys"):
+        rank_one.second_moment(model, 1, ids[:, :1], start=1)
+
+
+# Editors
+
+
+@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("whitened", [False, True], ids=["plain", "white"])
+def test_rome_writes_its_value_and_leaves_no_trace(family, whitened):
+    model = build(family)
+    before, was = fingerprint(model), gain(model)
+    memory = rank_one.find_memory(model, TOKENIZER, REQUEST, 1, prefixes=["", "a. "], steps=8)
+    assert_unchanged(model, before)
+    assert memory.losses[-1] < memory.losses[0]
+    assert (memory.new - memory.old).norm() <= 4.0001 * memory.old.norm()
+    c, _ = rank_one.second_moment(model, 1, token_ids(8, 20))
+    direction = (lambda k: rank_one.whiten(c, k)) if whitened else None
+    _, module = rank_one.down_projection(model, 1)
+    with rank_one.rome(model, 1, memory, direction) as delta:
+        assert torch.linalg.matrix_rank(delta) == 1
+        assert torch.allclose(module(memory.key[None])[0], memory.new, atol=1e-3)
+        assert gain(model) != was
+    assert_unchanged(model, before)
+    assert gain(model) == was
+    with pytest.raises(RuntimeError, match="in between"):  # noqa: SIM117
+        with rank_one.rome(model, 1, memory, direction):
+            raise RuntimeError("in between")
+    assert_unchanged(model, before)
+
+
+def test_a_delta_of_another_shape_is_refused():
+    model = build("gpt2")
+    before = fingerprint(model)
+    with pytest.raises(ValueError, match=r"`delta` must have shape \(32, 128\); got \(128, 32\)"):  # noqa: SIM117
+        with rank_one.apply_delta(model, 0, torch.zeros(128, 32)):
+            pass
+    assert_unchanged(model, before)
+
+
+def test_a_target_may_share_a_token_with_the_end_of_its_prompt():
+    request = rank_one.Request("see a", "see", "b")  # "ab" is one token
+    row = rank_one.token_row(TOKENIZER, request)
+    ids = lm.encode(TOKENIZER, request.prompt)
+    own = TOKENIZER("b", add_special_tokens=False)["input_ids"]
+    assert row.ids.tolist() == ids + own and row.n_prompt == len(ids)
+
+
+def test_the_essence_of_a_subject_is_kept():
+    model, essence = build("llama"), rank_one.Essence("ABC is a", 50.0)
+    ids = torch.tensor([lm.encode(TOKENIZER, essence.prompt)])
+    name, _ = rank_one.down_projection(model, 1)
+    place = rank_one.subject_position(TOKENIZER, essence.prompt, "ABC")
+    before, moved = model(ids).logits[0, -1].detach().log_softmax(-1), []
+    for about in (None, essence):
+        memory = rank_one.find_memory(model, TOKENIZER, REQUEST, 1, essence=about, steps=8)
+
+        def write(_name, out, memory=memory):
+            out = out.clone()
+            out[0, place] += memory.new - memory.old
+            return out
+
+        with torch.no_grad(), hooks.edit(model, name, write):
+            after = model(ids).logits[0, -1].log_softmax(-1)
+        moved.append(float((after.exp() * (after - before)).sum()))
+        assert memory.losses[-1] < memory.losses[0]
+    assert moved[1] < moved[0]
+
+
+# The cache of covariances
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    monkeypatch.setattr(models, "cache_dir", lambda: tmp_path)
+    return tmp_path / "moments"
+
+
+def test_a_covariance_is_computed_once_for_the_same_model_layer_and_text(cache, monkeypatch):
+    model, ids = build("gemma3"), token_ids(5, 9)
+    first = rank_one.cached_moment(model, 1, ids, start=1)
+    plain, n = rank_one.second_moment(model, 1, ids, start=1)
+    assert torch.equal(first.matrix, plain) and first.n_keys == n and first.seconds > 0
+    (path,) = cache.iterdir()
+    compute = rank_one.second_moment
+    monkeypatch.setattr(rank_one, "second_moment", None)
+    again = rank_one.cached_moment(model, 1, ids, start=1)
+    assert torch.equal(again.matrix, plain) and again.n_keys == n
+    assert again.seconds == pytest.approx(first.seconds)
+    monkeypatch.setattr(rank_one, "second_moment", compute)
+    path.write_bytes(path.read_bytes()[:100])  # cut off: computed and written again
+    assert torch.equal(rank_one.cached_moment(model, 1, ids, start=1).matrix, plain)
+    assert [p.name for p in cache.iterdir()] == [path.name]
+    monkeypatch.setattr(rank_one, "second_moment", None)
+    assert torch.equal(rank_one.cached_moment(model, 1, ids, start=1).matrix, plain)
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_another_model_layer_or_text_has_another_covariance(cache, family):
+    model, ids = build(family), token_ids(5, 9)
+    n_before = 0
+
+    def new_file(*args, **kwargs):
+        nonlocal n_before
+        rank_one.cached_moment(*args, **kwargs)
+        n, n_before = n_before, len(list(cache.iterdir()))
+        return n_before > n
+
+    assert new_file(model, 1, ids)
+    assert not new_file(model, 1, ids)
+    assert new_file(model, 0, ids)
+    assert new_file(model, 1, ids.flip(0))
+    assert new_file(model, 1, ids, start=int(ids[0, 0]))
+    _, later = rank_one.down_projection(model, 2)
+    _, own = rank_one.down_projection(model, 1)
+    with torch.no_grad():
+        later.weight.mul_(2)
+    assert not new_file(model, 1, ids)  # what comes later does not matter
+    with torch.no_grad():
+        own.weight.mul_(2)
+    assert new_file(model, 1, ids)
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(cache, monkeypatch):
+    cache.parent.joinpath("moments").write_text("a file where the folder should be")
+    model, ids = build("llama"), token_ids(5, 9)
+    found = rank_one.cached_moment(model, 1, ids)
+    assert torch.equal(found.matrix, rank_one.second_moment(model, 1, ids)[0])
+    with pytest.raises(ValueError, match=r"`layer` must lie in 0..2; got -1"):
+        rank_one.cached_moment(model, -1, ids)
