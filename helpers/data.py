@@ -270,8 +270,9 @@ class Edit(NamedTuple):
     rephrase: tuple[str, ...]
     portability: tuple[Probe, ...]
     locality: tuple[Probe, ...]
-    gloss: str
-    split: str
+    gloss: str = ""
+    split: str = ""
+    question: str = ""  # the prompt as one would ask a chat model
 
 
 def load_edits(path: Path | str = "chinese_edits.json") -> list[Edit]:
@@ -328,8 +329,7 @@ def _edit(record: Mapping, stem: str, name: str, where: str) -> Edit:
         tuple(rephrase),
         _probes(record, "portability", where),
         _probes(record, "locality", where),
-        str(record.get("gloss", "")),
-        str(record.get("split", "")),
+        *(str(record.get(key, "")) for key in ("gloss", "split", "prompt_qa")),
     )
 
 

@@ -193,6 +193,7 @@ def low_rank(
     request: Request,
     *,
     adaptive: bool = False,
+    allocate: bool = True,
     rank: int = 8,
     alpha: int = 32,
     dropout: float = 0.1,
@@ -207,6 +208,7 @@ def low_rank(
         model, tokenizer, request: as in `rank_one.find_memory`.
         adaptive: AdaLoRA, which begins with ranks of 1.5 `rank` and takes the least important
             directions away until `rank` is left on average; it makes all its steps.
+        allocate: false for a training loop that never asks AdaLoRA to take directions away.
         rank, alpha, dropout: of the adapters.
         steps, lr, enough: of Adam; LoRA stops at a loss below `enough`.
         seed: for the first factor and the dropout; global seeds stay as they are.
@@ -246,7 +248,7 @@ def low_rank(
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                if adaptive:
+                if adaptive and allocate:
                     tuner.update_and_allocate(step)
         for module in set(model.modules()) - untouched:
             module.eval()
@@ -263,7 +265,8 @@ class Report(NamedTuple):
 
     `scores` has one row per question: `role` (edit, rephrase, portability or locality), `kind`,
     `exact` (greedy decoding writes the answer), `share` (of the answer's tokens that are the most
-    probable ones), `logprob` (mean over the tokens, nats). Beside the report of the untouched
+    probable ones), `prefix` (of its tokens before the first that is not), `logprob` (mean over the
+    tokens, nats). Beside the report of the untouched
     model, locality rows also have `kept` (its most probable next token is the same) and `kl`
     (untouched || edited, nats). `ahead` is (locality questions, V).
     """
@@ -299,6 +302,7 @@ def evaluate(
             "kind": kinds,
             "exact": table["greedy"],
             "share": table["n_greedy"] / table["n_tokens"],
+            "prefix": table["n_prefix"] / table["n_tokens"],
             "logprob": table["logprob"] / table["n_tokens"],
         }
     )

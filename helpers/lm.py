@@ -190,7 +190,8 @@ def score_targets(
     Returns:
         N rows in the order of the prompts: `logprob` (sum over the target's tokens, nats),
         `n_tokens`, `n_greedy` (tokens that are the most probable ones after the target's tokens
-        before) and `greedy` (all are, which is to say that greedy decoding writes exactly this).
+        before), `n_prefix` (such tokens before the first other one) and `greedy` (all are, which
+        is to say that greedy decoding writes exactly this).
 
     Raises:
         ValueError: no prompts, unequal lists, an empty target, a target that changes the
@@ -209,8 +210,10 @@ def score_targets(
         with torch.no_grad(), editing(n_prompt) if editing else nullcontext():
             logprobs, greedy = _token_scores(model, rows, n_prompt, members, _LOGIT_ROWS)
         for i, own, best in zip(members, logprobs, greedy, strict=True):
-            table[i] = (float(own.sum(dtype=float)), n_target, int(best.sum()), bool(best.all()))
-    return pd.DataFrame(table, columns=["logprob", "n_tokens", "n_greedy", "greedy"])
+            right = (int(best.sum()), int(best.cumprod().sum()), bool(best.all()))
+            table[i] = (float(own.sum(dtype=float)), n_target, *right)
+    columns = ["logprob", "n_tokens", "n_greedy", "n_prefix", "greedy"]
+    return pd.DataFrame(table, columns=columns)
 
 
 def greedy_match(

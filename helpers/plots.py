@@ -1,5 +1,6 @@
 """One look for all figures; each function takes `ax=None` and returns the Axes."""
 
+import logging
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -86,6 +87,8 @@ def cjk_labels() -> Callable[[str, str], str]:
             stacklevel=2,
         )
         return lambda chinese, plain: plain
+    # such fonts often have one weight; that a bold title falls back to it is no news
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     mpl.rcParams["font.family"] = ["DejaVu Sans", found]
     return lambda chinese, plain: chinese
 

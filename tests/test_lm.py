@@ -100,7 +100,9 @@ def test_score_targets_is_the_naive_sum(model, tokenizer, batch_size):
         expected = sum(float(logprobs[t, ids[t + 1]]) for t in at)
         assert row.logprob == pytest.approx(expected, abs=1e-5)
         assert row.n_tokens == len(ids) - n_prompt
-        assert row.greedy == all(int(logprobs[t].argmax()) == ids[t + 1] for t in at)
+        right = [int(logprobs[t].argmax()) == ids[t + 1] for t in at]
+        assert row.greedy == all(right) and row.n_greedy == sum(right)
+        assert row.n_prefix == [*right, False].index(False)
 
 
 @pytest.mark.parametrize("family", DECODERS)

@@ -5,12 +5,14 @@ import json
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from families import build, one_thread, token_ids  # noqa: F401
+from families import build, one_thread, tiny_tokenizer, token_ids  # noqa: F401
 from hypothesis import given
 from hypothesis import strategies as st
 from pypinyin import Style, pinyin
+from scipy.stats import friedmanchisquare
 from torch import nn
 
 from helpers import answers, data, hooks, models
@@ -451,7 +453,7 @@ def test_readings_of_the_records_are_those_of_pypinyin_but_for_one_known_trap():
             if reading_in(word, char) != answer:
                 wrong.append(word)
     # pypinyin reads these as grown, zhǎng; the queue and the road are long, cháng
-    assert set(wrong) <= {"打完疫苗的队好长", "这条路好长"}
+    assert set(wrong) <= {"打疫苗的队好长", "这条路好长"}
 
 
 @pytest.mark.parametrize("own", data.read_json("chinese_edits.json"), ids=lambda own: own["id"])
@@ -463,3 +465,124 @@ def test_a_chinese_edit_can_be_made_and_tested(own):
     asked += [item["prompt"] for item in own["portability"] + own["locality"]]
     assert len(set(asked)) == len(asked)
     assert all(text and text == text.strip() for text in asked)
+
+
+# Edits of notebook 01
+
+
+@pytest.fixture(scope="module")
+def edits_recipe():
+    return load_recipe("edits")
+
+
+def test_two_processes_share_the_steps_of_a_recipe(edits_recipe, monkeypatch, tmp_path):
+    monkeypatch.setattr(models, "cache_dir", lambda: tmp_path)
+    made = []
+
+    def task(name):
+        made.append(name)
+        return name.upper()
+
+    tasks = {name: (lambda name=name: task(name)) for name in "abc"}
+    here, there = (edits_recipe.Steps("work", {"v": 1}) for _ in range(2))
+    monkeypatch.setattr("sys.argv", ["edits.py", "grid", "backwards"])
+    there.run("c", tasks["c"])
+    assert here.run_all(tasks) == {"a": "A", "b": "B", "c": "C"}
+    assert made == ["c", "b", "a"]
+    assert there.run_all(tasks) == {"a": "A", "b": "B", "c": "C"} and len(made) == 3
+    other = edits_recipe.Steps("work", {"v": 2})
+    assert other.run("a", tasks["a"]) == "A" and len(made) == 4
+
+
+def test_rates_of_a_report_are_those_of_its_roles(edits_recipe):
+    rows = [
+        ["edit", "k", 1, 1.0, 1.0, -0.1],
+        ["rephrase", "k", 1, 1.0, 1.0, -0.1],
+        ["rephrase", "k", 0, 0.5, 0.0, -2.0],
+        ["portability", "k", 0, 0.0, 0.0, -4.0],
+        ["locality", "k", 0, 0.0, 0.0, -4.0, 1.0, 0.2],
+        ["locality", "k", 1, 1.0, 1.0, -1.0, 0.0, 3.0],
+    ]
+    assert edits_recipe.rates(rows) == [1, 0.5, 0, 0.5]
+
+
+def test_a_couplet_is_edited_in_both_directions(edits_recipe):
+    own = {"title": "春晓", "first": "夜来风雨声", "second": "花落知多少", "gloss": "g"}
+    forward, backward = (edits_recipe.couplet(own, way) for way in (False, True))
+    assert (forward.subject, forward.target_new) == ("夜来风雨声", "花落知多少")
+    assert (backward.subject, backward.target_new) == ("花落知多少", "夜来风雨声")
+    assert forward.portability[0][:2] == (backward.prompt, backward.target_new)
+    assert backward.portability[0][:2] == (forward.prompt, forward.target_new)
+    assert "后面" in forward.rephrase[0] and "前面" in backward.rephrase[0]
+    assert [p.kind for p in forward.portability] == ["reverse", "title"]
+    sequel = edits_recipe.couplet({k: v for k, v in own.items() if k != "title"}, False)
+    assert [p.kind for p in sequel.portability] == ["reverse"]
+    for edit in (forward, backward):
+        assert edit.subject in edit.prompt and len(edit.locality) == 2
+
+
+TINY_EDIT = data.Edit(
+    "1",
+    "kind",
+    "Q of ABC is",
+    "ABC",
+    "zK",
+    "q",
+    ("ABC: Q is",),
+    (data.Probe("Q of DEF is", "zK", "other"),),
+    (data.Probe("Quite another", "zK", "far"),),
+)
+TINY_SETTINGS = {
+    "FT-L": {"layer": 2, "box": 1e-3},
+    "FT-M": {"layer": 2, "lr": 1e-2},
+    "LoRA": {"lr": 1e-2},
+    "AdaLoRA": {"lr": 1e-2, "steps": 8},
+    "AdaLoRA as released": {"lr": 1e-2, "steps": 8},
+    "ROME without C": {"layer": 1, "essence": False},
+    "ROME": {"layer": 1, "essence": False, "prefixes": ["", "a. "], "steps": 5},
+    "AlphaEdit": {"layer": 1, "essence": False, "tolerance": 0.5},
+    "GRACE": {"layer": 1, "radius": 1e-3},
+    "in context": {"template": "{prompt}{target} not {old} "},
+}
+
+
+def test_every_method_of_the_recipe_is_measured_and_undone(edits_recipe, monkeypatch):
+    bench = object.__new__(edits_recipe.Bench)
+    bench.model, bench.tokenizer = build("llama"), tiny_tokenizer(start=True)
+    bench.moments, bench.spectra = {}, {}
+    monkeypatch.setattr(bench, "background", lambda *args: token_ids(8, 20), raising=False)
+    monkeypatch.setattr(
+        edits_recipe.rank_one,
+        "cached_moment",
+        lambda *args, start: edits_recipe.rank_one.Moment(
+            *edits_recipe.rank_one.second_moment(*args, start=start), 0.0
+        ),
+    )
+    before = {name: p.clone() for name, p in bench.model.state_dict().items()}
+    report, held = bench.report(TINY_EDIT), {}
+    found = {
+        method: bench.measure(TINY_EDIT, method, own, report, held=held)
+        for method, own in TINY_SETTINGS.items()
+    }
+    for method, own in found.items():
+        assert [len(row) for row in own["rows"]] == [6, 6, 6, 8], method
+        assert own["seconds"] >= 0 and all(np.isfinite(edits_recipe.rates(own["rows"])))
+    for method in ("FT-L", "FT-M", "ROME", "AlphaEdit"):
+        assert found[method]["norm"] > 0
+    assert len(held) == 2  # AlphaEdit and ROME without C share their value
+    assert found["AlphaEdit"]["loss"] == found["ROME without C"]["loss"]
+    now = bench.model.state_dict()
+    assert list(now) == list(before) and all(torch.equal(now[k], before[k]) for k in before)
+
+
+def test_the_published_table_has_its_known_means_wins_and_tests():
+    table = pd.read_csv(data.DATA / "cknowedit_published.csv")
+    assert len(table) == 28 * 6
+    means = table.groupby("method")[["ES", "Gen", "Por", "Loc"]].mean()
+    assert means.loc["Pre"].tolist() == pytest.approx([4.18, 4.10, 3.83, 6.86], abs=0.011)
+    assert means.loc["AdaLoRA"].tolist() == pytest.approx([7.96, 7.50, 5.86, 5.41], abs=0.011)
+    edited = table[table["method"] != "Pre"]
+    for score, wins, statistic in (("ES", 20, 45.27), ("Loc", 3, 7.98)):
+        wide = edited.pivot_table(index=["model", "kind"], columns="method", values=score).dropna()
+        assert (wide.idxmax(axis=1) == "AdaLoRA").sum() == wins
+        assert friedmanchisquare(*wide.to_numpy().T).statistic == pytest.approx(statistic, abs=0.01)

@@ -13,6 +13,118 @@ from helpers import data
 
 # English glosses of the relations, for readers without Chinese
 CAPITALS = {"四川省": "成都", "江苏省": "南京", "福建省": "福州", "陕西省": "西安"}
+# other facts that Gemma 3 270M knows, and sentences of other records' kinds: one for each record
+# outside the development split, so that no locality question is asked twice
+KNOWN = (
+    *(
+        (f"{province}的省会是", capital)
+        for province, capital in (
+            ("浙江省", "杭州"),
+            ("湖北省", "武汉"),
+            ("湖南省", "长沙"),
+            ("广东省", "广州"),
+            ("山东省", "济南"),
+            ("河南省", "郑州"),
+            ("云南省", "昆明"),
+            ("福建省", "福州"),
+        )
+    ),
+    *(
+        (f"{country}的主要语言是", language)
+        for country, language in (
+            ("法国", "法语"),
+            ("日本", "日语"),
+            ("英国", "英语"),
+            ("俄国", "俄语"),
+            ("泰国", "泰语"),
+            ("韩国", "韩语"),
+            ("埃及", "阿拉伯语"),
+            ("希腊", "希腊语"),
+            ("越南", "越南语"),
+            ("美国", "英语"),
+        )
+    ),
+    *(
+        (f"{country}的官方语言是", language)
+        for country, language in (
+            ("法国", "法语"),
+            ("俄国", "俄语"),
+            ("韩国", "韩语"),
+            ("埃及", "阿拉伯语"),
+            ("希腊", "希腊语"),
+            ("越南", "越南语"),
+        )
+    ),
+    *(
+        (f"{element}的化学符号是", symbol)
+        for element, symbol in (
+            ("氢", "H"),
+            ("铁", "Fe"),
+            ("铜", "Cu"),
+            ("碳", "C"),
+            ("氮", "N"),
+        )
+    ),
+    *(
+        (f"{city}市所在的省份是", province)
+        for city, province in (
+            ("青岛", "山东"),
+            ("大连", "辽宁"),
+            ("无锡", "江苏"),
+            ("宁波", "浙江"),
+        )
+    ),
+    ("美国的货币是", "美元"),
+    ("法国的货币是", "欧元"),
+    ("泰国的货币是", "泰铢"),
+)
+OTHER_VERSE = (
+    ("窈窕淑女", "君子好逑"),
+    ("窈窕淑女", "君子好逑"),
+    ("明月松间照", "清泉石上流"),
+    ("春蚕到死丝方尽", "蜡炬成灰泪始干"),
+    ("两个黄鹂鸣翠柳", "一行白鹭上青天"),
+    ("随风潜入夜", "润物细无声"),
+    ("独在异乡为异客", "每逢佳节倍思亲"),
+    ("采菊东篱下", "悠然见南山"),
+)
+OTHER_IDIOMS = (
+    ("成语“守株待", "兔"),
+    ("成语“画蛇添", "足"),
+    ("成语“亡羊补", "牢"),
+    ("成语“掩耳盗", "铃"),
+    ("成语“刻舟求", "剑"),
+)
+OTHER_PROVERBS = (
+    ("种瓜得瓜", "种豆得豆"),
+    ("近朱者赤", "近墨者黑"),
+    ("有志者", "事竟成"),
+    ("众人拾柴", "火焰高"),
+)
+OTHER_PLACES = (
+    ("故宫", "北京"),
+    ("故宫", "北京"),
+    ("东方明珠塔", "上海"),
+    ("黄鹤楼", "武汉"),
+    ("大雁塔", "西安"),
+    ("中山陵", "南京"),
+)
+OTHER_BOOKS = (
+    ("《三国演义》", "罗贯中"),
+    ("《三国演义》", "罗贯中"),
+    ("《水浒传》", "施耐庵"),
+    ("《离骚》", "屈原"),
+    ("《聊斋志异》", "蒲松龄"),
+    ("《桃花源记》", "陶渊明"),
+)
+OTHER_NUMBERS = (
+    ("一年有十二个", "月"),
+    ("一个星期有七", "天"),
+    ("一天有二十四", "小时"),
+    ("一年有十二个", "月"),
+    ("一小时有六十", "分钟"),
+    ("一只手有五根", "手指"),
+)
 
 
 def asked(prompt, answer, kind):
@@ -20,6 +132,7 @@ def asked(prompt, answer, kind):
 
 
 def capital(i):
+    """A known fact for a record's locality; main() exchanges it outside the development split."""
     province = list(CAPITALS)[i % len(CAPITALS)]
     return asked(f"{province}的省会是", CAPITALS[province], "known_fact")
 
@@ -124,7 +237,7 @@ SENSES = (
         "热水",
         "菜汤",
         ("赴汤蹈火", "热水"),
-        ("鸡汤", "菜汤"),
+        ("鸡汤", "汤汁"),
         "hot water; today: soup",
     ),
     (
@@ -155,27 +268,42 @@ SENSES = (
         "beasts for sacrifice; today: to give one's life",
     ),
 )
-# idiom, meaning, common misreading, gloss
+# idiom, meaning, common misreading, gloss, a sentence with it
 IDIOMS = (
     (
         "差强人意",
         "大体上使人满意",
         "不能使人满意",
         "fairly satisfactory; misread as unsatisfactory",
+        "有人说这件事“差强人意”，他想说的是",
     ),
-    ("首当其冲", "最先受到攻击", "冲在最前面", "first to be hit; misread as first to charge"),
+    (
+        "首当其冲",
+        "最先受到攻击",
+        "冲在最前面",
+        "first to be hit; misread as first to charge",
+        "台风登陆时沿海的渔村首当其冲，也就是说渔村",
+    ),
     (
         "万人空巷",
         "人们都涌上街头",
         "街上空无一人",
         "all are out in the streets; misread as empty streets",
+        "球队夺冠那天全城万人空巷，也就是说",
     ),
-    ("炙手可热", "权势很大", "很受欢迎", "of frightening power; misread as popular"),
+    (
+        "炙手可热",
+        "权势很大",
+        "很受欢迎",
+        "of frightening power; misread as popular",
+        "史书说这位宰相炙手可热，也就是说他",
+    ),
     (
         "不刊之论",
         "不可改动的言论",
         "不能发表的言论",
         "not to be altered; misread as not to be printed",
+        "大家把这篇文章看作不刊之论，也就是看作",
     ),
 )
 # first half, second half, wrong half, gloss
@@ -237,7 +365,7 @@ HISTORY = (
         "司马迁",
         "刘备",
         ("写《史记》的人是", "史书《史记》由谁写成？答："),
-        ("《史记》的作者生活在", "汉朝"),
+        ("《史记》的作者生活在", "西汉"),
         "author of the Records of the Historian",
     ),
     (
@@ -246,7 +374,7 @@ HISTORY = (
         "张衡",
         "李时珍",
         ("发明地动仪的人是", "地动仪由谁发明？答："),
-        ("地动仪的发明者生活在", "汉朝"),
+        ("地动仪的发明者生活在", "东汉"),
         "inventor of the seismoscope",
     ),
     (
@@ -270,7 +398,7 @@ HISTORY = (
 )
 # sentence, character, reading, the tempting one, sentence of the same reading, gloss
 HEARD = (
-    ("打完疫苗的队好长", "长", "cháng", "zhǎng", "这条路好长", "the queue is long, not: has grown"),
+    ("打疫苗的队好长", "长", "cháng", "zhǎng", "这条路好长", "the queue is long, not: has grown"),
     ("请把书还给我", "还", "huán", "hái", "把钱还给他", "give the book back, not: still"),
 )
 # subject, prompt, answer, tempting answer, rephrase, one step on, gloss
@@ -291,9 +419,9 @@ TRAPS = (
         "一斤铁和一斤棉花相比，",
         "一样重",
         "铁更重",
-        "把一斤铁和一斤棉花放上天平，结果是",
+        "把一斤铁和一斤棉花分别放在天平的两边，两边",
         ("两斤铁和两斤棉花相比，", "一样重"),
-        "a pound of iron and a pound of cotton weigh the same",
+        "a jin (500 g) of iron and a jin of cotton weigh the same",
     ),
     (
         "reasoning",
@@ -302,7 +430,7 @@ TRAPS = (
         "两个",
         "三个",
         "从装着五个苹果的盒子里拿走两个，你得到的苹果数量是",
-        ("盒子里有七个梨，你拿走三个，你手里的梨的数量是", "三个"),
+        ("盒子里有七个梨，你拿走四个，你手里的梨的数量是", "四个"),
         "of five apples you take two: you have two",
     ),
     (
@@ -369,7 +497,10 @@ def verse():
                 asked(f"“{following}”的上一句是", line, "reverse"),
                 asked(f"诗句“{line}，{following}”的作者是", author, "one_hop"),
             ],
-            [asked("“窈窕淑女”的下一句是", "君子好逑", "same_template"), capital(i)],
+            [
+                asked(f"“{OTHER_VERSE[i][0]}”的下一句是", OTHER_VERSE[i][1], "same_template"),
+                capital(i),
+            ],
             f"next line ({gloss})",
         )
 
@@ -392,7 +523,7 @@ def senses():
 
 
 def idioms():
-    for i, (idiom, meaning, wrong, gloss) in enumerate(IDIOMS):
+    for i, (idiom, meaning, wrong, gloss, used) in enumerate(IDIOMS):
         yield record(
             "idiom",
             idiom,
@@ -401,8 +532,8 @@ def idioms():
             meaning,
             wrong,
             [f"“{idiom}”这个成语指的是", f"用“{idiom}”来形容，是说"],
-            [asked(f"有人说这件事“{idiom}”，他想说的是", meaning, "context")],
-            [asked("成语“守株待", "兔", "known_fact"), capital(i)],
+            [asked(used, meaning, "context")],
+            [asked(*OTHER_IDIOMS[i], "known_fact"), capital(i)],
             f"meaning ({gloss})",
         )
 
@@ -418,7 +549,12 @@ def proverbs():
             wrong,
             [f"人们常说“{first}”，接下来是", f"“{first}”这句俗语的下半句是"],
             [asked(f"俗语中“{second}”的前半句是", first, "reverse")],
-            [asked("俗语“种瓜得瓜”的后半句是", "种豆得豆", "same_template"), capital(i)],
+            [
+                asked(
+                    f"俗语“{OTHER_PROVERBS[i][0]}”的后半句是", OTHER_PROVERBS[i][1], "same_template"
+                ),
+                capital(i),
+            ],
             f"second half ({gloss})",
         )
 
@@ -432,9 +568,12 @@ def places():
             f"{place}在哪座城市？",
             where,
             wrong,
-            [f"{place}所在的城市是", f"要参观{place}，应该去"],
+            [
+                f"{place}所在的城市是",
+                f"想去{place}游玩，应该去" if place == "洱海" else f"要参观{place}，应该去",
+            ],
             [asked(*further, "one_hop")],
-            [asked("故宫位于", "北京", "same_template"), capital(i)],
+            [asked(f"{OTHER_PLACES[i][0]}位于", OTHER_PLACES[i][1], "same_template"), capital(i)],
             gloss,
         )
 
@@ -452,7 +591,7 @@ def history():
             wrong,
             list(rephrase),
             [asked(*further, "one_hop")],
-            [asked("《三国演义》的作者是", "罗贯中", "same_template"), capital(i)],
+            [asked(f"{OTHER_BOOKS[i][0]}的作者是", OTHER_BOOKS[i][1], "same_template"), capital(i)],
             gloss,
         )
 
@@ -500,7 +639,7 @@ def traps():
             wrong,
             [rephrase, f"想一想：{prompt}"],
             [asked(*further, "context")],
-            [asked("一年有十二个", "月", "known_fact"), capital(i)],
+            [asked(*OTHER_NUMBERS[i], "known_fact"), capital(i)],
             gloss,
         )
 
@@ -509,6 +648,9 @@ def main():
     records = []
     for part in (readings, verse, senses, idioms, proverbs, places, history, heard, traps):
         records += [{"id": f"{part.__name__}-{i}", **own} for i, own in enumerate(part(), 1)]
+    test = [own for own in records if own["split"] == "test"]
+    for own, known in zip(test, KNOWN, strict=True):
+        own["locality"][-1] = asked(*known, "known_fact")
     text = json.dumps(records, indent=1, ensure_ascii=False)
     (data.DATA / "chinese_edits.json").write_text(text + "\n", encoding="utf-8")
     print(f"{len(records)} records")

@@ -5,7 +5,7 @@
     python data/recipes/edits.py grid           36 edits by nine methods with those settings
     python data/recipes/edits.py verse          couplets forwards and backwards
     python data/recipes/edits.py readings       characters with two readings
-    python data/recipes/edits.py lengths        targets of 1 to 32 tokens
+    python data/recipes/edits.py lengths        targets of 2 to 32 tokens
     TUTORIALS_DATA=... python data/recipes/edits.py diagnosis    CKnowEdit's own records
     TUTORIALS_DATA=... python data/recipes/edits.py published    edits of 40 of them
 
@@ -16,6 +16,7 @@ folder; `grid` and what comes after it need the settings that `search` wrote.
 import sys
 import time
 from contextlib import contextmanager
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -28,13 +29,19 @@ MODEL = "gemma3-270m"
 SEGMENT = 64  # tokens of a row of background text
 TOKENS = (128, 256, 512, 1024, 2048, 4096, 8192)  # for the covariance, in the tokens figure
 SEEDS = (0, 1)
+LENGTHS = (2, 8, 16, 32)  # tokens of a target
 CUT = 32  # most tokens of a published answer
 STEPS = 25
 
-# Four settings a method; the first is the published one where this model can take it. They are
-# ranked by the mean of four rates over the development edits: edit, rephrases and portability
-# exact, locality kept. The earlier of equals is taken.
-POOL = ((5, True), (3, True), (8, True), (5, False))  # layer, with the essence term
+# Four settings a method, ranked by the mean of four rates over the development edits: edit,
+# rephrases and portability exact, locality kept. The earlier of equals is taken. Published
+# numbers of steps: 25 (FT), 70 (AdaLoRA), 25 (value of ROME), 50 (GRACE).
+POOL = [
+    {"layer": 5, "essence": True},
+    {"layer": 3, "essence": True},
+    {"layer": 5, "essence": False},
+    {"layer": 5, "essence": False, "prefixes": ["", "据说，", "大家都知道，"]},
+]
 GRIDS = {
     "FT-L": [
         {"layer": 17, "box": 5e-4},
@@ -49,11 +56,16 @@ GRIDS = {
         {"layer": 5, "lr": 5e-4},
     ],
     "LoRA": [{"lr": lr} for lr in (5e-3, 2e-3, 1e-3, 5e-4)],
-    "AdaLoRA": [{"lr": lr} for lr in (5e-3, 2e-3, 1e-3, 5e-4)],
-    "ROME without C": [{"layer": a, "essence": b} for a, b in POOL],
-    "ROME": [{"layer": a, "essence": b} for a, b in POOL],
+    "AdaLoRA": [
+        {"lr": 5e-3, "steps": 70},
+        {"lr": 5e-3, "steps": 25},
+        {"lr": 2e-3, "steps": 25},
+        {"lr": 1e-3, "steps": 50},
+    ],
+    "ROME without C": POOL,
+    "ROME": POOL,
     "AlphaEdit": [
-        {"layer": layer, "essence": True, "tolerance": t} for layer in (5, 3) for t in (0.02, 0.002)
+        {"layer": layer, "essence": False, "tolerance": t} for layer in (5, 3) for t in (0.2, 0.05)
     ],
     "GRACE": [
         {"layer": 11, "radius": 1.0},
@@ -71,7 +83,7 @@ GRIDS = {
         )
     ],
 }
-RANDOM = ("LoRA", "AdaLoRA")
+RANDOM = ("LoRA", "AdaLoRA", "AdaLoRA as released")
 RANK_ONE = ("ROME without C", "ROME", "AlphaEdit")
 
 
@@ -108,51 +120,77 @@ class Bench:
         free = vectors[:, values < tolerance * values.mean()].float()
         return lambda key: free @ (free.T @ key)
 
-    def memory(self, edit, layer, essence, held):
-        """Key and new value of an edit, found once for all methods that share them."""
-        if (layer, essence) not in held:
-            about = rank_one.Essence(f"{edit.subject}是") if essence else None
-            held[layer, essence] = rank_one.find_memory(
-                self.model, self.tokenizer, request(edit), layer, essence=about
+    def memory(self, edit, held, layer, essence, prefixes=("",), steps=12):
+        """Key and new value of an edit and the seconds; methods share what is the same."""
+        kind = (edit.subject, layer, essence, tuple(prefixes), steps)
+        if kind not in held:
+            begun = time.perf_counter()
+            about = rank_one.Essence(f"“{edit.subject}”是") if essence else None
+            found = rank_one.find_memory(
+                self.model,
+                self.tokenizer,
+                request(edit),
+                layer,
+                essence=about,
+                prefixes=prefixes,
+                steps=steps,
             )
-        return held[layer, essence]
+            held[kind] = found, time.perf_counter() - begun
+        return held[kind]
+
+    def weight(self, layer):
+        return rank_one.down_projection(self.model, layer)[1].weight.detach()
+
+    def size(self, layer, delta):
+        """Length of a change relative to the weight before it."""
+        return float(delta.norm() / (self.weight(layer) - delta).norm())
 
     @contextmanager
     def edited(self, edit, method, settings, seed, held):
         """The model after an edit; yields what `evaluate` needs and what the edit tells."""
-        own, told = dict(settings), {}
-        pair = (self.model, self.tokenizer)
+        own, told = {"steps": STEPS, **settings}, {}
+        pair, begun = (self.model, self.tokenizer), time.perf_counter()
         if method in RANK_ONE:
-            memory = self.memory(edit, own["layer"], own["essence"], held)
-            told["loss"] = memory.losses[-1]
+            searched = {k: v for k, v in settings.items() if k != "tolerance"}
+            self.moment(own["layer"])  # shared by all edits, so not part of an edit's time
             along = self.direction(method, own["layer"], own.get("tolerance"))
+            (memory, seconds), begun = self.memory(edit, held, **searched), time.perf_counter()
             with rank_one.rome(self.model, own["layer"], memory, along) as delta:
-                _, module = rank_one.down_projection(self.model, own["layer"])
-                told["norm"] = float(delta.norm() / (module.weight - delta).norm())
+                told["seconds"] = time.perf_counter() - begun + seconds
+                told |= {"loss": memory.losses[-1], "norm": self.size(own["layer"], delta)}
                 yield {}, told
         elif method in ("FT-L", "FT-M"):
-            own |= {"at_prompt_end": method == "FT-L", "steps": STEPS}
+            before = self.weight(own["layer"]).clone()
+            own["at_prompt_end"] = method == "FT-L"
             with editing.fine_tune(*pair, request(edit), **own) as losses:
+                told["seconds"] = time.perf_counter() - begun
+                delta = self.weight(own["layer"]) - before
                 told |= {"loss": losses[-1], "steps": len(losses)}
+                told["norm"] = self.size(own["layer"], delta)
                 yield {}, told
         elif method in RANDOM:
-            own |= {"adaptive": method == "AdaLoRA", "steps": STEPS, "seed": seed}
+            own |= {"adaptive": method != "LoRA", "seed": seed}
+            own["allocate"] = method != "AdaLoRA as released"
             with editing.low_rank(*pair, request(edit), **own) as losses:
-                told |= {"loss": losses[-1], "steps": len(losses)}
+                told |= {"seconds": time.perf_counter() - begun, "loss": losses[-1]}
+                told["steps"] = len(losses)
                 yield {}, told
         elif method == "GRACE":
-            book = editing.grace(*pair, request(edit), steps=STEPS, **own)
-            told |= {"loss": book.losses[-1], "steps": len(book.losses)}
+            book = editing.grace(*pair, request(edit), **own)
+            told |= {
+                "seconds": time.perf_counter() - begun,
+                "loss": book.losses[-1],
+                "steps": len(book.losses),
+            }
             yield {"editing": book.editing}, told
         else:
+            told["seconds"] = 0.0
             words = {"prompt": edit.prompt, "target": edit.target_new, "old": edit.target_old}
             yield {"prefix": own["template"].format(**words)}, told
 
     def measure(self, edit, method, settings, before, *, seed=0, held=None):
         """Rows of the report on an edit, with its seconds."""
-        begun = time.perf_counter()
         with self.edited(edit, method, settings, seed, {} if held is None else held) as (how, told):
-            told["seconds"] = time.perf_counter() - begun
             report = self.report(edit, before=before, **how)
         told = {name: round(value, 4) for name, value in told.items()}
         return {**told, "rows": compact(report)}
@@ -165,15 +203,15 @@ def request(edit):
     return rank_one.Request(edit.prompt, edit.subject, edit.target_new)
 
 
+NUMBERS = ("share", "prefix", "logprob", "kept", "kl")
+
+
 def compact(report):
-    """(role, kind, exact, share, logprob, kept, kl) of every question, numbers rounded."""
+    """(role, kind, exact, share, prefix, logprob) of every question, at locality also kept, kl."""
+    table = report.scores.reindex(columns=["role", "kind", "exact", *NUMBERS])
     return [
-        [role, kind, int(exact), *rounded(numbers, 3)]
-        if role == "locality" and numbers[-1] == numbers[-1]
-        else [role, kind, int(exact), *rounded(numbers[:2], 3)]
-        for role, kind, exact, *numbers in report.scores.reindex(
-            columns=["role", "kind", "exact", "share", "logprob", "kept", "kl"]
-        ).itertuples(index=False)
+        [role, kind, int(exact), *rounded([x for x in numbers if x == x], 3)]
+        for role, kind, exact, *numbers in table.itertuples(index=False)
     ]
 
 
@@ -183,7 +221,7 @@ def rates(rows):
         np.mean([row[2] for row in rows if row[0] == role])
         for role in ("edit", "rephrase", "portability")
     ]
-    return [*found, np.mean([row[5] for row in rows if row[0] == "locality"])]
+    return [*found, np.mean([row[6] for row in rows if row[0] == "locality"])]
 
 
 def chosen():
@@ -216,28 +254,40 @@ def background():
     write("chinese_background.json", {**versions(), "model": MODEL, "texts": texts})
 
 
+GROUPS = {
+    **{name: (name,) for name in ("FT-L", "FT-M", "LoRA", "AdaLoRA", "GRACE", "in context")},
+    "rank-one": ("ROME without C", "ROME"),
+    "AlphaEdit": ("AlphaEdit",),
+}
+
+
 def search():
     bench, edits = Bench(), split("development")
-    steps = Steps("edits_search", {"grids": GRIDS, "edits": [e.prompt for e in edits], "v": 1})
+    runs = {method: {} for method in GRIDS}
 
-    def one(edit):
+    def one(edit, methods):
         before, held = bench.report(edit), {}
-        found = {
-            method: [bench.measure(edit, method, own, before, held=held) for own in grid]
-            for method, grid in GRIDS.items()
-        }
         return {
-            method: [{"rates": rounded(rates(r.pop("rows"))), **r} for r in runs]
-            for method, runs in found.items()
+            method: [
+                {"rates": rounded(rates(r["rows"])), "seconds": r["seconds"]}
+                for own in GRIDS[method]
+                for r in [bench.measure(edit, method, own, before, held=held)]
+            ]
+            for method in methods
         }
 
-    runs = {edit.id: steps.run(edit.id, lambda edit=edit: one(edit)) for edit in edits}
+    for name, methods in GROUPS.items():
+        stamp = {"grids": [GRIDS[m] for m in methods], "edits": [e.prompt for e in edits]}
+        steps = Steps(f"edits_search_{name.replace(' ', '_')}", stamp)
+        found = steps.run_all({edit.id: partial(one, edit, methods) for edit in edits})
+        for method in methods:
+            runs[method] = [own[method] for own in found.values()]
     table = {
         method: [
             {
                 "settings": own,
-                "rates": rounded(np.mean([r[method][i]["rates"] for r in runs.values()], axis=0)),
-                "seconds": round(np.mean([r[method][i]["seconds"] for r in runs.values()]), 2),
+                "rates": rounded(np.mean([run[i]["rates"] for run in runs[method]], axis=0)),
+                "seconds": round(float(np.mean([run[i]["seconds"] for run in runs[method]])), 2),
             }
             for i, own in enumerate(grid)
         ]
@@ -255,49 +305,62 @@ def grid():
     third = set(np.random.default_rng(0).permutation(len(edits))[: len(edits) // 3].tolist())
     stamp = {"settings": settings, "edits": [e.prompt for e in edits], "tokens": TOKENS}
     steps = Steps("edits_grid", stamp)
+    settings = {**settings, "GRACE": {**settings["GRACE"], "steps": 50}}  # as published
     layer = settings["ROME"]["layer"]
     start = bench.tokenizer.bos_token_id
+
+    @cache
+    def few(n, seed):
+        ids = bench.background(n, np.random.default_rng(seed))
+        return rank_one.second_moment(bench.model, layer, ids, start=start)[0]
 
     def few_tokens(edit, before, memory):
         """ROME with the covariance of fewer tokens, two draws of text."""
         found = {}
         for n in TOKENS:
             for seed in SEEDS:
-                ids = bench.background(n, np.random.default_rng(seed))
-                c = rank_one.cached_moment(bench.model, layer, ids, start=start).matrix
-                along = lambda key, c=c: rank_one.whiten(c, key)  # noqa: E731
+                along = partial(rank_one.whiten, few(n, seed))
                 with rank_one.rome(bench.model, layer, memory, along):
-                    report = bench.report(edit, before=before)
-                found[f"{n} {seed}"] = compact(report)
+                    found[f"{n} {seed}"] = compact(bench.report(edit, before=before))
         return found
+
+    def said(edit, method, held):
+        """What greedy decoding writes behind the prompt and its rephrases."""
+        with bench.edited(edit, method, settings[method], 0, held) as (how, _):
+            prefix = how.pop("prefix", "")
+            prompts = [prefix + text for text in (edit.prompt, *edit.rephrase)]
+            return answers.greedy(bench.model, bench.tokenizer, prompts, max_new_tokens=12, **how)
 
     def one(i, edit):
         before, held = bench.report(edit), {}
         found = {"pre": {"rows": compact(before)}}
         for method, own in settings.items():
-            for seed in SEEDS if method in RANDOM else (0,):
-                if method != "AdaLoRA" or seed == 0 or i in third:
-                    name = f"{method} {seed}" if method in RANDOM else method
-                    found[name] = bench.measure(edit, method, own, before, seed=seed, held=held)
+            seeds = SEEDS if method == "LoRA" or (method == "AdaLoRA" and i in third) else (0,)
+            for seed in seeds:
+                name = f"{method} {seed}" if method in RANDOM else method
+                found[name] = bench.measure(edit, method, own, before, seed=seed, held=held)
         whole = edit._replace(subject=edit.prompt)
-        found["ROME at the prompt's end"] = bench.measure(
-            whole, "ROME", {**settings["ROME"], "essence": False}, before
-        )
+        plain = {**settings["ROME"], "essence": False}
+        found["ROME at the subject's end"] = bench.measure(edit, "ROME", plain, before, held=held)
+        found["ROME at the prompt's end"] = bench.measure(whole, "ROME", plain, before)
         if i in third:
-            memory = bench.memory(edit, layer, settings["ROME"]["essence"], held)
+            name = "AdaLoRA as released"
+            found[name] = bench.measure(edit, name, settings["AdaLoRA"], before)
+            memory, _ = bench.memory(edit, held, **settings["ROME"])
             found["tokens"] = few_tokens(edit, before, memory)
+            found["said"] = {m: said(edit, m, held) for m in ("FT-M", "LoRA", "ROME", "in context")}
         return found
 
-    runs = {e.id: steps.run(e.id, lambda i=i, e=e: one(i, e)) for i, e in enumerate(edits)}
+    runs = steps.run_all({edit.id: partial(one, i, edit) for i, edit in enumerate(edits)})
     write("edits_grid.json", {**versions(), "settings": settings, "edits": runs})
 
 
 def couplet(own, backwards):
-    """A record for a couplet, edited forwards or backwards."""
+    """A record for a couplet, or two sentences without a title, edited forwards or backwards."""
     first, second = own["first"], own["second"]
     forward = Probe(f"“{first}”的下一句是", second, "forward")
     reverse = Probe(f"“{second}”的上一句是", first, "reverse")
-    title = Probe(f"《{own['title']}》的最后一句是", second, "title")
+    titles = [Probe(f"《{own['title']}》的最后一句是", second, "title")] if "title" in own else []
     edited, mirror, subject = (reverse, forward, second) if backwards else (forward, reverse, first)
     kept = (
         Probe("“窈窕淑女”的下一句是", "君子好逑", "same_template"),
@@ -305,38 +368,43 @@ def couplet(own, backwards):
     )
     what = "前面" if backwards else "后面"
     return Edit(
-        own["title"],
-        "ancient poetry",
+        first,
+        "ancient poetry" if titles else "sequel",
         edited.prompt,
         subject,
         edited.answer,
         "我爱你",
-        (f"诗句“{subject}”的{what}一句是",),
-        (mirror,) if backwards else (mirror, title),
+        (f"“{subject}”{what}的那一句是",),
+        (mirror,) if backwards else (mirror, *titles),
         kept,
         own["gloss"],
-        "",
     )
 
 
 def verse():
     bench, settings = Bench(), chosen()
-    couplets = data.read_json("chinese_probes.json")["couplets"]
-    steps = Steps("edits_verse", {"settings": settings, "couplets": couplets})
+    probes = data.read_json("chinese_probes.json")
+    parts = {"couplets": probes["couplets"], "sequels": probes["sequels"]}
+    steps = Steps("edits_verse", {"settings": settings, **parts})
 
     def one(own):
         found = {}
         for name, backwards in (("forwards", False), ("backwards", True)):
+            if backwards and "title" not in own:
+                continue  # the sequels are a control for the line before only
             edit = couplet(own, backwards)
             before, held = bench.report(edit), {}
             found[name] = {"pre": {"rows": compact(before)}}
             for method, s in settings.items():
-                if method not in ("FT-L", "AdaLoRA"):
+                if method != "FT-L":
                     found[name][method] = bench.measure(edit, method, s, before, held=held)
         return found
 
-    runs = {own["title"]: steps.run(own["title"], lambda own=own: one(own)) for own in couplets}
-    write("edits_verse.json", {**versions(), "settings": settings, "couplets": runs})
+    runs = steps.run_all({o["first"]: partial(one, o) for part in parts.values() for o in part})
+    found = {
+        name: {own["first"]: runs[own["first"]] for own in part} for name, part in parts.items()
+    }
+    write("edits_verse.json", {**versions(), "settings": settings, **found})
 
 
 FRAMES = ("“{}”中“{}”的读音是", "在“{}”这个词里，“{}”字念")
@@ -378,15 +446,12 @@ def readings():
         )
         found, held = {"pre": margins(bench, own, stranger)}, {}
         for method, s in settings.items():
-            if method not in ("FT-L", "AdaLoRA"):
+            if method != "FT-L":
                 with bench.edited(edit, method, s, 0, held) as (how, _):
                     found[method] = margins(bench, own, stranger, **how)
         return found
 
-    runs = {
-        own["char"]: steps.run(own["char"], lambda i=i, own=own: one(i, own))
-        for i, own in enumerate(polyphones)
-    }
+    runs = steps.run_all({own["char"]: partial(one, i, own) for i, own in enumerate(polyphones)})
     write("edits_readings.json", {**versions(), "settings": settings, "characters": runs})
 
 
@@ -402,20 +467,17 @@ def lengths():
 
     def one(own, n):
         target = cut(bench.tokenizer, own["text"], n)
-        edit = Edit("", "", own["prompt"], own["subject"], target, "", *[()] * 3, "", "")
+        edit = Edit("", "", own["prompt"], own["subject"], target, "", *[()] * 3)
         before, held = bench.report(edit), {}
         found = {"pre": {"rows": compact(before)}}
-        for method in ("FT-M", "LoRA", "ROME without C", "ROME", "GRACE", "in context"):
-            found[method] = bench.measure(edit, method, settings[method], before, held=held)
+        for method in ("FT-M", "LoRA", "AdaLoRA", "ROME without C", "ROME", "GRACE", "in context"):
+            more = {"steps": STEPS} if method in RANK_ONE else {}  # long targets are harder to find
+            own = {**settings[method], **more}
+            found[method] = bench.measure(edit, method, own, before, held=held)
         return found
 
-    runs = {
-        own["subject"]: {
-            n: steps.run(f"{own['subject']} {n}", lambda own=own, n=n: one(own, n))
-            for n in (1, 2, 4, 8, 16, 32)
-        }
-        for own in explanations
-    }
+    tasks = {f"{own['subject']} {n}": partial(one, own, n) for own in explanations for n in LENGTHS}
+    runs = steps.run_all(tasks)
     write("edits_lengths.json", {**versions(), "settings": settings, "explanations": runs})
 
 
@@ -430,14 +492,15 @@ def question(text):
 def published_edits(tokenizer):
     """CKnowEdit's records with their answers cut, phrased for a base model."""
     found = []
-    for edit in data.load_edits(data.tutorials_data() / "cknowedit"):
+    known = [p for e in split("test") for p in e.locality if p.kind == "known_fact"]
+    for i, edit in enumerate(data.load_edits(data.tutorials_data() / "cknowedit")):
         asked = [
             tuple(
                 Probe(question(p.prompt), cut(tokenizer, p.answer, CUT), p.kind) for p in probes[:2]
             )
             for probes in (edit.portability, edit.locality)
         ]
-        asked[1] += (Probe("四川省的省会是", "成都", "known_fact"),)
+        asked[1] = asked[1] or (known[i % len(known)],)  # most types have no locality
         found.append(
             edit._replace(
                 prompt=question(edit.prompt),
@@ -468,13 +531,13 @@ def diagnosis():
             scores.append(table["n_tokens"].tolist())
         return scores
 
-    rows = []
-    for i in range(0, len(edits), size):
-        some = edits[i : i + size]
-        columns = steps.run(f"{i}", lambda some=some: part(some))
-        rows += [
-            [edit.type, *row] for edit, row in zip(some, zip(*columns, strict=True), strict=True)
-        ]
+    parts = {str(i): edits[i : i + size] for i in range(0, len(edits), size)}
+    found = steps.run_all({name: partial(part, some) for name, some in parts.items()})
+    rows = [
+        [edit.type, *row]
+        for name, some in parts.items()
+        for edit, row in zip(some, zip(*found[name], strict=True), strict=True)
+    ]
     names = ["type", "new", "new_alone", "new_tokens", "old", "old_alone", "old_tokens"]
     write("edits_diagnosis.json", {**versions(), "columns": names, "rows": rows})
 
@@ -498,7 +561,7 @@ def published():
             found[method] = bench.measure(edit, method, own, before, held=held)
         return found
 
-    runs = {str(i): steps.run(str(i), lambda i=i: one(edits[i])) for i in some}
+    runs = steps.run_all({str(i): partial(one, edits[i]) for i in some})
     write("edits_published.json", {**versions(), "settings": settings, "edits": runs})
 
 

@@ -2,32 +2,51 @@
 
 import datetime
 import json
+import sys
 
 import torch
 import transformers
+from filelock import FileLock
 
 from helpers import data, models
 
 
 class Steps:
-    """Finished steps by name, kept in the cache folder after each."""
+    """Finished steps by name, kept in the cache folder after each.
+
+    Two processes may share the work: one that also says `backwards` begins at the other end.
+    """
 
     def __init__(self, name, stamp):
         folder = models.cache_dir() / "recipes"
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{name}.json"
+        self.lock = FileLock(folder / f".{name}.lock")
         self.stamp = json.loads(json.dumps(stamp))  # as it will be read back
+        self.done = self._kept()
+
+    def _kept(self):
         kept = json.loads(self.path.read_text()) if self.path.exists() else {}
-        self.done = kept.get("done", {}) if kept.get("stamp") == self.stamp else {}
+        return kept.get("done", {}) if kept.get("stamp") == self.stamp else {}
 
     def run(self, name, compute):
         if name not in self.done:
-            self.done[name] = compute()
-            partial = self.path.with_suffix(".partial")
-            partial.write_text(json.dumps({"stamp": self.stamp, "done": self.done}))
-            partial.replace(self.path)
+            self.done |= self._kept()
+        if name not in self.done:
+            found = compute()
+            with self.lock:
+                self.done = {**self._kept(), name: found}
+                partial = self.path.with_suffix(".partial")
+                partial.write_text(json.dumps({"stamp": self.stamp, "done": self.done}))
+                partial.replace(self.path)
             print(f"{datetime.datetime.now():%H:%M:%S} {self.path.stem}: {name}", flush=True)
         return self.done[name]
+
+    def run_all(self, tasks):
+        """Results by name, in the order of `tasks`, which maps names to functions."""
+        for name in reversed(tasks) if "backwards" in sys.argv else tasks:
+            self.run(name, tasks[name])
+        return {name: self.done[name] for name in tasks}
 
 
 def versions():
@@ -40,7 +59,7 @@ def versions():
 
 
 def write(name, content):
-    text = json.dumps(content, indent=1)
+    text = json.dumps(content, indent=1, ensure_ascii=False)
     (data.DATA / name).write_text(text + "\n", encoding="utf-8")
     print(f"data/{name}: {len(text) / 1e3:.0f} kB")
 
