@@ -1,0 +1,121 @@
+"""What attention may see: the causal mask lifted, and what then flows where."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from helpers import hooks
+
+
+def _opened(mask: Tensor | None, real: Tensor | None, like: Tensor) -> Tensor:
+    """Additive mask (B or 1, 1, T, T) open to both sides of what a causal one lets through.
+
+    Sliding windows stay windows, padding stays hidden; a padded row sees itself only.
+    """
+    n_tokens = like.shape[1]
+    if mask is None:
+        allowed = torch.ones(1, 1, n_tokens, n_tokens, dtype=torch.bool, device=like.device)
+    elif mask.ndim == 4 and mask.shape[-2:] == (n_tokens, n_tokens):
+        allowed = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+        allowed = allowed | allowed.transpose(-1, -2)
+    else:
+        raise ValueError(
+            f"attention can be opened for whole sequences only ({n_tokens} tokens, mask "
+            f"{tuple(mask.shape)}): no cached decoding, and `eager` or `sdpa` attention."
+        )
+    if real is not None:
+        itself = torch.eye(n_tokens, dtype=torch.bool, device=like.device)
+        allowed = allowed & real[:, None, None].bool() | itself
+    zeros = torch.zeros((), dtype=like.dtype, device=like.device)
+    return torch.where(allowed, zeros, torch.finfo(like.dtype).min)
+
+
+@contextmanager
+def bidirectional(model: nn.Module, layers: Iterable[int] | None = None) -> Iterator[None]:
+    """Let every token see the tokens behind it, too: the causal mask lifted, all else unchanged.
+
+    Works on the masks that the attention modules are given, so it holds for `eager` and `sdpa`
+    attention, for padded batches, and layer by layer. Never trust a switch, use `leakage`.
+
+    Args:
+        model: causal language model of transformers.
+        layers: indices of the layers to open; all if None.
+
+    Raises:
+        ValueError: unknown layers; inside, a pass with a cache or another kind of attention.
+
+    Source: BehnamGhader et al. 2024 (LLM2Vec), section 2.1.
+    """
+    modules = list(hooks.attentions(model).values())
+    chosen = set(range(len(modules))) if layers is None else set(layers)
+    if not chosen or not chosen <= set(range(len(modules))):
+        raise ValueError(f"`layers` must lie in 0..{len(modules) - 1}; got {sorted(chosen)}.")
+    decoder, real = model.get_decoder(), []
+    signature = inspect.signature(decoder.forward)
+
+    def note(_decoder, args, kwargs):
+        real[:] = [signature.bind(*args, **kwargs).arguments.get("attention_mask")]
+
+    def lift(module, args, kwargs):
+        states = args[0] if args else kwargs["hidden_states"]
+        mask = _opened(kwargs.get("attention_mask"), real[0], states)
+        return args, {**kwargs, "attention_mask": mask}
+
+    with ExitStack() as stack:
+        handles = [decoder.register_forward_pre_hook(note, with_kwargs=True)]
+        handles += [
+            module.register_forward_pre_hook(lift, with_kwargs=True)
+            for module in modules
+            if module.layer_idx in chosen
+        ]
+        for handle in handles:
+            stack.callback(handle.remove)
+        yield
+
+
+def leakage(
+    model: nn.Module, input_ids: Tensor, position: int, token: int, **inputs: Tensor
+) -> np.ndarray:
+    """How far every state moves when one token is replaced: what a causal mask must keep at 0.
+
+    Args:
+        model: causal language model of transformers.
+        input_ids: (T,) integers.
+        position: of the token that is replaced.
+        token: the id that takes its place.
+        inputs: further arguments of the model, such as an attention mask (1, T).
+
+    Returns:
+        (L + 1, T) relative changes of the hidden states, embeddings first.
+
+    Raises:
+        ValueError: no such position, or the same token.
+    """
+    ids = torch.as_tensor(input_ids)
+    if ids.ndim != 1 or not 0 <= position < len(ids) or ids[position] == token:
+        raise ValueError(
+            f"`input_ids` must be (T,), `position` inside it and `token` another one; got shape "
+            f"{tuple(ids.shape)}, {position}, {token}."
+        )
+    other = ids.clone()
+    other[position] = token
+    with torch.no_grad():
+        before, after = (
+            torch.cat(
+                model(
+                    own[None].to(model.device),
+                    output_hidden_states=True,
+                    use_cache=False,
+                    logits_to_keep=1,
+                    **inputs,
+                ).hidden_states
+            )
+            for own in (ids, other)
+        )
+    return ((before - after).norm(dim=-1) / before.norm(dim=-1)).cpu().numpy()

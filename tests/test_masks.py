@@ -1,0 +1,110 @@
+"""masks.bidirectional and masks.leakage: what flows where, in every family."""
+
+import pytest
+import torch
+from families import DECODERS, LAYERS, WINDOW, build, one_thread, token_ids  # noqa: F401
+
+from helpers import masks
+
+# Gemma 2 caps its attention logits, which SDPA cannot: transformers refuses the pair
+RUNS = [
+    (family, kind)
+    for family in DECODERS
+    for kind in ("sdpa", "eager")
+    if (family, kind) != ("gemma2", "sdpa")
+]
+EACH_RUN = pytest.mark.parametrize(("family", "kind"), RUNS)
+N, AT = WINDOW, 4  # short enough that a sliding window sees everything
+
+
+def made(family, kind):
+    model = build(family)
+    model.set_attn_implementation(kind)
+    return model, token_ids(1, N)[0]
+
+
+def other(ids):
+    return int(ids[AT]) % 90 + 3
+
+
+@EACH_RUN
+def test_a_causal_model_leaks_nothing_and_an_open_one_everywhere(family, kind):
+    model, ids = made(family, kind)
+    closed = masks.leakage(model, ids, AT, other(ids))
+    assert closed.shape == (LAYERS + 1, N)
+    assert (closed[:, :AT] == 0).all() and (closed[:, AT:].max(0) > 0).all()
+    with masks.bidirectional(model):
+        opened = masks.leakage(model, ids, AT, other(ids))
+    assert (opened[1:] > 0).all()
+    assert (opened[0] > 0).nonzero()[0].tolist() == [AT]
+    again = masks.leakage(model, ids, AT, other(ids))
+    assert (again == closed).all()
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+@EACH_RUN
+def test_padding_stays_hidden_when_attention_is_open(family, kind):
+    model, ids = made(family, kind)
+    padded = torch.cat([ids, torch.tensor([5, 6])])
+    mask = torch.tensor([[1] * N + [0, 0]])
+    with torch.no_grad(), masks.bidirectional(model):
+        alone = model(ids[None], use_cache=False).logits[0]
+        both = torch.stack([padded, padded])
+        both[1, N:] = 7
+        within = model(both, attention_mask=mask.expand(2, -1), use_cache=False).logits[:, :N]
+        leak = masks.leakage(model, padded, AT, other(ids), attention_mask=mask)
+    torch.testing.assert_close(within[0], alone, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(within[0], within[1], atol=0, rtol=0)
+    assert (leak[1:, :N] > 0).all()
+
+
+@EACH_RUN
+def test_layers_open_one_by_one(family, kind):
+    model, ids = made(family, kind)
+    with masks.bidirectional(model, layers=[1]):
+        leak = masks.leakage(model, ids, AT, other(ids))
+    assert (leak[1, :AT] == 0).all()  # the first block is causal as before
+    assert (leak[2:, :AT] > 0).all()
+
+
+def test_uniform_attention_by_hand():
+    values = torch.arange(1.0, 5).reshape(1, 4, 1)
+    causal = torch.zeros(1, 1, 4, 4).masked_fill(
+        torch.ones(4, 4).triu(1).bool(), torch.finfo(torch.float32).min
+    )
+    opened = masks._opened(causal, None, values)
+    for mask, expected in ((causal, [1, 1.5, 2, 2.5]), (opened, [2.5] * 4)):
+        weights = mask[0, 0].softmax(-1)
+        assert (weights @ values[0, :, 0]).tolist() == pytest.approx(expected)
+
+
+def test_a_sliding_window_is_opened_to_both_sides_and_stays_a_window():
+    n = 6
+    i = torch.arange(n)
+    causal = (i[:, None] >= i) & (i[:, None] - i < 3)
+    opened = masks._opened(causal[None, None], None, torch.zeros(1, n, 2))
+    assert torch.equal(opened[0, 0] == 0, (i[:, None] - i).abs() < 3)
+
+
+def test_the_hooks_go_also_after_an_exception():
+    model, _ = made("llama", "sdpa")
+    with pytest.raises(RuntimeError, match="in between"), masks.bidirectional(model):
+        raise RuntimeError("in between")
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+def test_what_cannot_be_opened_is_told():
+    model, ids = made("llama", "sdpa")
+    with (
+        pytest.raises(ValueError, match=r"must lie in 0..2; got \[9\]"),
+        masks.bidirectional(model, [9]),
+    ):
+        pass
+    with torch.no_grad():
+        cache = model(ids[None], use_cache=True).past_key_values
+        with masks.bidirectional(model), pytest.raises(ValueError, match="whole sequences"):
+            mask = torch.ones(1, N + 2, dtype=torch.long)
+            model(ids[None, :2], past_key_values=cache, attention_mask=mask)
+    for position, token in ((N, 5), (-1, 5), (AT, int(ids[AT]))):
+        with pytest.raises(ValueError, match="`position` inside it"):
+            masks.leakage(model, ids, position, token)
