@@ -18,6 +18,7 @@ GROUND_FLOOR = ["stats", "twosample", "spectral", "models", "data", "plots"]
 UPPER_FLOORS = [
     "hooks",
     "attention",
+    "masks",
     "lm",
     "answers",
     "toy",
