@@ -410,3 +410,46 @@ def fit_power_law(eigs: ArrayLike, starts: tuple[int, int] | None = None) -> Pow
         start=lo + at,
         n_tail=len(logs) - at,
     )
+
+
+def _vectors(vectors: ArrayLike) -> np.ndarray:
+    """(N, d) finite numbers in float64 with N >= 2, or a ValueError."""
+    rows = _matrices("vectors", np.asarray(vectors, dtype=float))
+    if rows.ndim != 2 or len(rows) < 2 or not np.isfinite(rows).all():
+        raise ValueError(f"`vectors` must be two or more finite rows; got shape {rows.shape}.")
+    return rows
+
+
+def mean_cosine(vectors: ArrayLike) -> float:
+    """Mean cosine over all pairs of different rows: how narrow a cone the vectors fill.
+
+    Args:
+        vectors: (N, d), N >= 2, no row of zeros.
+
+    Raises:
+        ValueError: fewer than two rows, NaN, or a row of zeros.
+    """
+    rows = _vectors(vectors)
+    lengths = np.linalg.norm(rows, axis=1)
+    if not (lengths > 0).all():
+        raise ValueError(f"`vectors` holds {np.sum(lengths == 0)} row(s) of zeros.")
+    n, total = len(rows), (rows / lengths[:, None]).sum(0)
+    return float((total @ total - n) / (n * (n - 1)))
+
+
+def participation_ratio(vectors: ArrayLike) -> float:
+    """Effective number of dimensions: squared sum over sum of squares of the variances.
+
+    Args:
+        vectors: (N, d), N >= 2, not all equal; centred first.
+
+    Raises:
+        ValueError: fewer than two rows, NaN, or rows that are all equal.
+    """
+    rows = _vectors(vectors)
+    centred = rows - rows.mean(0)
+    gram = centred @ centred.T if len(rows) <= rows.shape[1] else centred.T @ centred
+    total = np.trace(gram)
+    if not total > 0:
+        raise ValueError("`vectors` holds equal rows only.")
+    return float(total**2 / (gram**2).sum())

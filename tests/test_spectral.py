@@ -760,3 +760,45 @@ def test_all_layers_of_real_models_agree_with_both(model, watcher_fit, request):
     assert len(free) > 15
     for name in free:
         assert fits[name].alpha == pytest.approx(powerlaw.Fit(spectra[name], verbose=0).alpha)
+
+
+# Geometry of vectors
+
+
+def test_mean_cosine_by_hand():
+    e = np.eye(3)
+    for rows, expected in (
+        (e, 0),
+        ([e[0]] * 3, 1),
+        ([e[0], e[1], -e[0], -e[1]], -1 / 3),
+        ([e[0], e[0], e[0], -e[0]], 0),
+    ):
+        assert spectral.mean_cosine(rows) == pytest.approx(expected, abs=1e-12)
+
+
+@given(st.integers(0, 1000))
+def test_mean_cosine_is_that_of_all_pairs(seed):
+    rows = np.random.default_rng(seed).normal(size=(7, 4))
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    pairs = (unit @ unit.T)[np.triu_indices(7, 1)]
+    assert spectral.mean_cosine(rows * 3) == pytest.approx(pairs.mean(), abs=1e-12)
+
+
+def test_participation_ratio_by_hand():
+    rows = np.array([[1, 0], [-1, 0], [0, 1], [0, -1]]) * np.sqrt([[3, 1]])
+    assert spectral.participation_ratio(rows) == pytest.approx(1.6)
+    k = 5
+    equal = np.concatenate([np.eye(k), -np.eye(k)])
+    assert spectral.participation_ratio(equal) == pytest.approx(k)
+    assert spectral.participation_ratio(equal + 7) == pytest.approx(k)
+    wide = np.random.default_rng(0).normal(size=(6, 40))
+    values = np.linalg.eigvalsh(np.cov(wide.T))
+    expected = values.sum() ** 2 / (values**2).sum()
+    assert spectral.participation_ratio(wide) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("measure", [spectral.mean_cosine, spectral.participation_ratio])
+def test_geometry_of_nothing_is_refused(measure):
+    for rows in (np.ones((1, 3)), np.zeros((4, 3)), np.full((4, 3), np.nan)):
+        with pytest.raises(ValueError, match="`vectors`"):
+            measure(rows)
