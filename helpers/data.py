@@ -98,7 +98,8 @@ def read_json(path: Path | str) -> Any:
         raise ValueError(f"{path.name} is not valid JSON: {error}") from error
 
 
-def _field(record: Mapping, key: str, kind: type | tuple, where: str) -> Any:
+def usable_field(record: Mapping, key: str, kind: type | tuple, where: str) -> Any:
+    """A usable field of a record; a ValueError names it and `where`."""
     if key not in record:
         raise ValueError(f"{where}: field {key!r} is missing")
     if not isinstance(record[key], kind) or record[key] == "":
@@ -130,14 +131,16 @@ def task_items(path: Path | str) -> dict[str, list[Item]]:
     """
     name = Path(path).name
     content = read_json(path)
-    sets = _field(content, "candidate_sets", dict, name)
+    sets = usable_field(content, "candidate_sets", dict, name)
     tasks: dict[str, list[Item]] = {}
-    for i, record in enumerate(_field(content, "items", list, name)):
+    for i, record in enumerate(usable_field(content, "items", list, name)):
         where = f"{name}, item {i}"
-        choice = _field(record, "candidates", (list, str), where) if "candidates" in record else []
+        choice = (
+            usable_field(record, "candidates", (list, str), where) if "candidates" in record else []
+        )
         if isinstance(choice, str):
-            choice = _field(sets, choice, list, f"{name}, candidate_sets")
-        text = [_field(record, key, str, where) for key in ("task", "prompt", "gold")]
+            choice = usable_field(sets, choice, list, f"{name}, candidate_sets")
+        text = [usable_field(record, key, str, where) for key in ("task", "prompt", "gold")]
         if choice and text[2] not in choice:
             raise ValueError(f"{where}: field 'gold' {text[2]!r} is not among its candidates")
         tasks.setdefault(text[0], []).append(Item(*text, tuple(choice)))
@@ -192,11 +195,11 @@ def question_set(name: str, folder: Path | str | None = None) -> list[YesNo]:
     if name == "cities":
         return _cities(folder / "cities.csv")
     path = folder / f"{name}_qa.json"
-    records = _field(read_json(path.resolve()), "data", list, path.name)
+    records = usable_field(read_json(path.resolve()), "data", list, path.name)
     return [
         YesNo(
-            _field(record, "question", str, f"{path.name}, record {i}"),
-            _field(record, "answer", bool, f"{path.name}, record {i}"),
+            usable_field(record, "question", str, f"{path.name}, record {i}"),
+            usable_field(record, "answer", bool, f"{path.name}, record {i}"),
             "",
         )
         for i, record in enumerate(records)
@@ -309,23 +312,23 @@ def load_edits(path: Path | str = "chinese_edits.json") -> list[Edit]:
 
 
 def _edit(record: Mapping, stem: str, name: str, where: str) -> Edit:
-    prompt = _field(record, "prompt", str, where)
+    prompt = usable_field(record, "prompt", str, where)
     kind = record.get("type") or EDIT_TYPES.get(stem) or EDIT_TYPES.get(stem.split("_")[0])
     if not isinstance(kind, str):
         raise ValueError(f"{where}: field 'type' is missing, and the file's name tells none")
-    subject = _field({"subject": prompt, **record}, "subject", str, where)
+    subject = usable_field({"subject": prompt, **record}, "subject", str, where)
     if subject not in prompt:
         raise ValueError(f"{where}: field 'subject' {subject!r} does not occur in its prompt")
-    rephrase = _field(record, "rephrase", list, where)
+    rephrase = usable_field(record, "rephrase", list, where)
     for text in rephrase:
-        _field({"rephrase": text}, "rephrase", str, where)
+        usable_field({"rephrase": text}, "rephrase", str, where)
     return Edit(
         str(record.get("id", name)),
         EDIT_TYPES.get(kind, kind),
         prompt,
         subject,
-        _field(record, "target_new", str, where),
-        _field(record, "target_old", str, where),
+        usable_field(record, "target_new", str, where),
+        usable_field(record, "target_old", str, where),
         tuple(rephrase),
         _probes(record, "portability", where),
         _probes(record, "locality", where),
@@ -340,13 +343,13 @@ def _probes(record: Mapping, field: str, where: str) -> tuple[Probe, ...]:
     if len(flat[0]) != len(flat[1]):
         raise ValueError(f"{where}: fields '{field}_prompt' and '{field}_answer' differ in length")
     listed = [{"prompt": p, "answer": a} for p, a in zip(*flat, strict=True)]
-    nested = _field({field: [], **record}, field, (list, type(None)), where) or []
+    nested = usable_field({field: [], **record}, field, (list, type(None)), where) or []
     found = []
     for i, probe in enumerate([*nested, *listed], 1):
         here = f"{where}, {field} {i}"
         if not isinstance(probe, dict):
             raise ValueError(f"{here}: not a question but {probe!r}")
-        text = [_field(probe, key, str, here) for key in ("prompt", "answer")]
+        text = [usable_field(probe, key, str, here) for key in ("prompt", "answer")]
         found.append(Probe(*text, str(probe.get("kind", ""))))
     return tuple(found)
 
@@ -385,6 +388,9 @@ def _cities(path: Path) -> list[YesNo]:
         where = f"{path.name}, record {i}"
         if row.get("label") not in ("0", "1"):
             raise ValueError(f"{where}: field 'label' must be 0 or 1, not {row.get('label')!r}")
-        text, city = _field(row, "statement", str, where), _field(row, "city", str, where)
+        text, city = (
+            usable_field(row, "statement", str, where),
+            usable_field(row, "city", str, where),
+        )
         found.append(YesNo(text, row["label"] == "1", city))
     return found

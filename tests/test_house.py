@@ -16,6 +16,7 @@ EACH_ROOM = pytest.mark.parametrize("path", ROOMS, ids=lambda path: path.stem)
 GROUND_FLOOR = ["stats", "twosample", "spectral", "models", "data", "plots"]
 # In the order of the design: a room of an upper floor imports only rooms before it.
 UPPER_FLOORS = [
+    "wordsets",
     "hooks",
     "attention",
     "masks",
