@@ -586,3 +586,24 @@ def test_the_published_table_has_its_known_means_wins_and_tests():
         wide = edited.pivot_table(index=["model", "kind"], columns="method", values=score).dropna()
         assert (wide.idxmax(axis=1) == "AdaLoRA").sum() == wins
         assert friedmanchisquare(*wide.to_numpy().T).statistic == pytest.approx(statistic, abs=0.01)
+
+
+def test_the_settings_were_chosen_on_the_development_split_by_their_mean(edits_recipe):
+    stored = data.read_json("edits_search.json")
+    assert set(stored["chosen"]) == set(edits_recipe.GRIDS) == set(stored["table"])
+    for method, rows in stored["table"].items():
+        assert [row["settings"] for row in rows] == edits_recipe.GRIDS[method]
+        means = [np.mean(row["rates"]) for row in rows]
+        assert stored["chosen"][method] == rows[int(np.argmax(means))]["settings"]
+
+
+def test_a_stored_edit_is_made_again(edits_recipe, gemma3, monkeypatch):
+    stored = data.read_json("edits_grid.json")
+    bench = object.__new__(edits_recipe.Bench)
+    bench.model, bench.tokenizer = gemma3
+    (edit,) = [edit for edit in edits_recipe.split("test") if edit.subject == "岳麓书院"]
+    before = bench.report(edit)
+    found = bench.measure(edit, "FT-M", stored["settings"]["FT-M"], before)
+    for now, then in zip(found["rows"], stored["edits"][edit.id]["FT-M"]["rows"], strict=True):
+        assert now[:2] == then[:2]
+        assert now[5] == pytest.approx(then[5], abs=0.05)
