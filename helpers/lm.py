@@ -273,7 +273,7 @@ def _ahead(model, ids: list[list[int]], batch_size: int, editing) -> Iterator[tu
         rows = torch.tensor([ids[i] for i in members], device=model.device)
         with torch.no_grad(), editing(n_prompt) if editing else nullcontext():
             logits = model(rows, logits_to_keep=1, use_cache=False).logits.float()
-            yield members, (logits - _log_normaliser(logits, members)[..., None])[:, -1].cpu()
+        yield members, (logits - _log_normaliser(logits, members)[..., None])[:, -1].cpu()
 
 
 def next_token_logprobs(

@@ -128,3 +128,16 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def fingerprint(model):
+    """The weights by name, to be compared by `assert_unchanged`."""
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def assert_unchanged(model, before):
+    """Weights bit for bit as before, gradients as in a new model, no hook left."""
+    for name, p in model.named_parameters():
+        assert torch.equal(p, before[name]), name
+        assert p.requires_grad and p.grad is None, name
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())

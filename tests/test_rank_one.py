@@ -4,7 +4,15 @@ import re
 
 import pytest
 import torch
-from families import DECODERS, build, one_thread, tiny_tokenizer, token_ids  # noqa: F401
+from families import (
+    DECODERS,
+    assert_unchanged,
+    build,
+    fingerprint,
+    one_thread,  # noqa: F401
+    tiny_tokenizer,
+    token_ids,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,17 +20,6 @@ from helpers import hooks, lm, models, rank_one
 
 TOKENIZER = tiny_tokenizer(start=True)
 REQUEST = rank_one.Request("Q of ABC is", "ABC", "zK")  # near the end: windows are short
-
-
-def fingerprint(model):
-    return {name: p.detach().clone() for name, p in model.named_parameters()}
-
-
-def assert_unchanged(model, before):
-    for name, p in model.named_parameters():
-        assert torch.equal(p, before[name]), name
-        assert p.requires_grad and p.grad is None, name
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
 def gain(model, **kwargs):

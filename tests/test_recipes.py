@@ -411,22 +411,18 @@ def test_published_answers_give_the_stored_numbers(tutorials_data, minilm):
 # Chinese edits
 
 
-def test_the_chinese_edits_are_those_of_their_recipe(monkeypatch, tmp_path):
-    stored = data.read_json("chinese_edits.json")
-    recipe = load_recipe("chinese_edits")
+@pytest.mark.parametrize("name", ["chinese_edits", "chinese_probes"])
+def test_chinese_data_are_those_of_their_recipe(name, monkeypatch, tmp_path):
+    stored, recipe = data.read_json(f"{name}.json"), load_recipe(name)
     monkeypatch.setattr(recipe.data, "DATA", tmp_path)
     recipe.main()
-    assert json.loads((tmp_path / "chinese_edits.json").read_text(encoding="utf-8")) == stored
+    assert json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8")) == stored
+
+
+def test_no_chinese_edit_stands_twice():
+    stored = data.read_json("chinese_edits.json")
     assert len(stored) == 48 == len({own["id"] for own in stored})
     assert len({own["prompt"] for own in stored}) == 48
-
-
-def test_the_chinese_probes_are_those_of_their_recipe(monkeypatch, tmp_path):
-    stored = data.read_json("chinese_probes.json")
-    recipe = load_recipe("chinese_probes")
-    monkeypatch.setattr(recipe.data, "DATA", tmp_path)
-    recipe.main()
-    assert json.loads((tmp_path / "chinese_probes.json").read_text(encoding="utf-8")) == stored
 
 
 def reading_in(word, char):
