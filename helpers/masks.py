@@ -1,4 +1,4 @@
-"""What attention may see: the causal mask lifted, and what then flows where."""
+"""What attention may see: the causal mask lifted, what then flows, and losses that train for it."""
 
 from __future__ import annotations
 
@@ -119,3 +119,77 @@ def leakage(
             for own in (ids, other)
         )
     return ((before - after).norm(dim=-1) / before.norm(dim=-1)).cpu().numpy()
+
+
+def mask_tokens(
+    ids: Tensor, mask_token: int, vocab_size: int, rate: float, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Hide some tokens, to be told from the rest: 80 % masked, 10 % random, 10 % left.
+
+    Args:
+        ids: (B, T) integers.
+        mask_token: the id that hides.
+        vocab_size: random tokens lie in 0..vocab_size - 1.
+        rate: share of the tokens that are chosen; the first of a row never is.
+
+    Returns:
+        (B, T) ids, and which places were chosen, (B, T).
+
+    Raises:
+        ValueError: shape or rate that does not fit.
+
+    Source: Devlin et al. 2019 (BERT), section 3.1.
+    """
+    if ids.ndim != 2 or not 0 < rate < 1:
+        raise ValueError(f"`ids` must be (B, T), `rate` in (0, 1); got {tuple(ids.shape)}, {rate}.")
+    chosen = torch.as_tensor(rng.random(ids.shape) < rate)
+    chosen[:, 0] = False
+    how = torch.as_tensor(rng.random(ids.shape))
+    noise = torch.as_tensor(rng.integers(vocab_size, size=ids.shape))
+    masked = torch.where(chosen & (how < 0.8), mask_token, ids)
+    return torch.where(chosen & (how >= 0.9), noise, masked), chosen
+
+
+def masked_next_token_loss(model: nn.Module, ids: Tensor, masked: Tensor, chosen: Tensor) -> Tensor:
+    """Mean cross-entropy of hidden tokens, nats, each read one place before, as a decoder reads.
+
+    Args:
+        model: causal language model of transformers, opened or not.
+        ids: (B, T) what is right.
+        masked, chosen: of `mask_tokens`.
+
+    Raises:
+        ValueError: nothing was chosen.
+
+    Source: BehnamGhader et al. 2024 (LLM2Vec), section 2.2.
+    """
+    behind = chosen[:, 1:]
+    if not behind.any():
+        raise ValueError("`chosen` names no place behind the first.")
+    logits = model(input_ids=masked, use_cache=False).logits[:, :-1][behind]
+    return nn.functional.cross_entropy(logits.float(), ids[:, 1:][behind])
+
+
+def contrastive_loss(
+    anchors: Tensor, positives: Tensor, negatives: Tensor | None = None, *, scale: float = 20.0
+) -> Tensor:
+    """Cross-entropy of finding an anchor's positive among all positives (InfoNCE), nats.
+
+    Args:
+        anchors, positives: (B, d).
+        negatives: (B', d) that are no anchor's positive.
+        scale: of the cosines, the inverse temperature.
+
+    Raises:
+        ValueError: shapes that do not fit.
+
+    Source: Gao et al. 2021 (SimCSE), equations 1 and 5.
+    """
+    others = positives if negatives is None else torch.cat([positives, negatives])
+    if anchors.ndim != 2 or anchors.shape != positives.shape or others.ndim != 2:
+        raise ValueError(
+            f"`anchors` and `positives` must be (B, d); got {tuple(anchors.shape)}, "
+            f"{tuple(positives.shape)}."
+        )
+    cosines = nn.functional.normalize(anchors, dim=-1) @ nn.functional.normalize(others, dim=-1).T
+    return nn.functional.cross_entropy(scale * cosines, torch.arange(len(anchors)))

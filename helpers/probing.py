@@ -85,7 +85,8 @@ def word_states(
     found: list[np.ndarray] = [np.empty(0)] * len(rows)
     for _, members in lm.batches([len(ids) for ids, _ in rows], batch_size):
         ids = torch.tensor([rows[i][0] for i in members], device=model.device)
-        states = model(input_ids=ids, output_hidden_states=True).hidden_states
+        # the base model: no logits, whose vocabulary would cost more than all the rest
+        states = model.base_model(input_ids=ids, output_hidden_states=True).hidden_states
         if not all(-len(states) <= layer < len(states) for layer in layers):
             raise ValueError(f"`layers` must lie in 0..{len(states) - 1}; got {list(layers)}.")
         chosen = torch.stack([states[layer].float() for layer in layers], 2).cpu().numpy()

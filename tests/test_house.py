@@ -25,6 +25,7 @@ UPPER_FLOORS = [
     "toy",
     "vq",
     "probing",
+    "bundles",
     "rank_one",
     "editing",
     "lesson",

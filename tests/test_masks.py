@@ -1,8 +1,13 @@
-"""masks.bidirectional and masks.leakage: what flows where, in every family."""
+"""masks: what flows where, in every family, and the losses that train for an open mask."""
 
+import math
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
-from families import DECODERS, LAYERS, WINDOW, build, one_thread, token_ids  # noqa: F401
+from families import DECODERS, LAYERS, VOCAB, WINDOW, build, one_thread, token_ids  # noqa: F401
+from torch import nn
 
 from helpers import masks
 
@@ -108,3 +113,60 @@ def test_what_cannot_be_opened_is_told():
     for position, token in ((N, 5), (-1, 5), (AT, int(ids[AT]))):
         with pytest.raises(ValueError, match="`position` inside it"):
             masks.leakage(model, ids, position, token)
+
+
+def test_a_fifth_is_hidden_in_three_ways_and_never_a_first_token():
+    ids = torch.full((1000, 1000), 5)
+    masked, chosen = masks.mask_tokens(ids, 7, 10**6, 0.2, np.random.default_rng(0))
+    shares = [(chosen & own).float().mean() for own in (masked == 7, masked == 5)]
+    random = chosen & (masked != 7) & (masked != 5)
+    assert shares == pytest.approx([0.16, 0.02], abs=2e-3)
+    assert random.float().mean() == pytest.approx(0.02, abs=2e-3)
+    assert not chosen[:, 0].any() and (masked[~chosen] == 5).all() and (ids == 5).all()
+
+
+class Points(nn.Module):
+    """A model that is sure of one token: at place t of the one at place t + ahead."""
+
+    def __init__(self, ids, ahead):
+        super().__init__()
+        self.logits = 50 * nn.functional.one_hot(ids.roll(-ahead, 1), VOCAB).float()
+
+    def forward(self, input_ids, use_cache):
+        return SimpleNamespace(logits=self.logits)
+
+
+def test_hidden_tokens_are_read_one_place_before():
+    ids = torch.arange(1, 13).reshape(2, 6)
+    chosen = torch.zeros(2, 6, dtype=torch.bool)
+    chosen[0, 2] = chosen[1, 5] = True
+    right, late = (masks.masked_next_token_loss(Points(ids, n), ids, ids, chosen) for n in (1, 0))
+    assert right < 1e-6 and late > 10
+    even = Points(ids, 1)
+    even.logits = torch.zeros(2, 6, 49152)
+    loss = masks.masked_next_token_loss(even, ids, ids, chosen)
+    assert loss.item() == pytest.approx(10.80267, abs=1e-5)
+
+
+def test_contrast_by_hand():
+    e = torch.eye(4)
+    assert masks.contrastive_loss(e.new_ones(16, 3), e.new_ones(16, 3)).item() == pytest.approx(
+        math.log(16)
+    )
+    assert masks.contrastive_loss(e, e, scale=1).item() == pytest.approx(math.log(1 + 3 / math.e))
+    assert masks.contrastive_loss(e[:2], e[:2]).item() == pytest.approx(2.06e-9, abs=1e-7)
+    with_more = masks.contrastive_loss(e, e, 3 * e, scale=1).item()
+    assert with_more == pytest.approx(math.log(2 + 6 / math.e))
+
+
+def test_what_cannot_be_trained_on_is_told():
+    ids = torch.ones(2, 4, dtype=torch.long)
+    with pytest.raises(ValueError, match="rate"):
+        masks.mask_tokens(ids, 7, 97, 1.5, np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"\(B, T\)"):
+        masks.mask_tokens(ids[0], 7, 97, 0.2, np.random.default_rng(0))
+    first = torch.tensor([[True, False, False, False]] * 2)
+    with pytest.raises(ValueError, match="behind the first"):
+        masks.masked_next_token_loss(build("llama"), ids, ids, first)
+    with pytest.raises(ValueError, match=r"\(2, 3\)"):
+        masks.contrastive_loss(torch.ones(2, 3), torch.ones(3, 3))
