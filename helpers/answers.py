@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from helpers import lm
+from helpers.logits import heading
 
 _FIRST_GUESS = 64  # most probable tokens that are looked at before the whole vocabulary
 
@@ -168,11 +169,13 @@ def _grow(model, rows: torch.Tensor, max_new_tokens: int, finished, editing) -> 
     tokens: list[list[int]] = [[] for _ in rows]
     done = [False] * len(tokens)
     step, cache = rows, None
+    each = torch.arange(len(rows), device=rows.device)
     for _ in range(max_new_tokens):
         first = editing is not None and cache is None
-        with editing(rows.shape[1]) if first else nullcontext():
-            out = model(step, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache, step = out.past_key_values, out.logits[:, -1:].argmax(-1)
+        around = editing(rows.shape[1]) if first else nullcontext()
+        with around, heading(model, each, torch.full_like(each, -1)):
+            out = model(step, past_key_values=cache, use_cache=True)
+        cache, step = out.past_key_values, out.logits[0].argmax(-1)[:, None]
         for i, token in enumerate(step[:, 0].tolist()):
             if not done[i]:
                 tokens[i].append(token)

@@ -295,7 +295,8 @@ def evaluate(
         asked += [(role, p.kind, p.prompt, p.answer) for p in getattr(edit, role)]
     roles, kinds, prompts, answers = zip(*asked, strict=True)
     prompts = [prefix + prompt for prompt in prompts]
-    table = lm.score_targets(model, tokenizer, prompts, answers, straddle=True, editing=editing)
+    how = {"padded": True} if editing is None else {"editing": editing}
+    table = lm.score_targets(model, tokenizer, prompts, answers, straddle=True, **how)
     scores = pd.DataFrame(
         {
             "role": roles,
@@ -307,7 +308,7 @@ def evaluate(
         }
     )
     local = [prompt for prompt, role in zip(prompts, roles, strict=True) if role == "locality"]
-    ahead = lm.next_distributions(model, tokenizer, local, editing=editing)
+    ahead = lm.next_distributions(model, tokenizer, local, **how)
     if before is not None:
         old, rows = before.ahead, scores["role"] == "locality"
         scores.loc[rows, "kept"] = (old.argmax(1) == ahead.argmax(1)).double().numpy()

@@ -1,28 +1,33 @@
 """Text in, numbers out: log-probabilities, rankings and losses.
 
-Nothing is ever padded: prompts are batched by equal token length, so that hooks which compute
-statistics over tokens see text only. Logits are computed only at the positions that are asked for
-(Gemma's vocabulary has 262,144 entries) and reduced in float32. Results do not depend on
-`batch_size`, up to rounding.
+Prompts are batched by equal token length and nothing is padded, so that hooks which compute
+statistics over tokens see text only. Where `padded` asks for it, texts of all lengths share a pass,
+the shorter ones filled up behind, where a causal model cannot look: faster for many short texts.
+Logits are computed only at the positions that are asked for (Gemma's vocabulary has 262,144
+entries) and reduced in float32. Results do not depend on `batch_size`, up to rounding.
 
 Where a function takes `editing`, it is called with the number of prompt tokens of a batch and
 returns a context manager that is entered around that batch's forward pass. That is how an
 intervention can touch the prompt and leave the answer's positions alone.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
 import torch
 
-from helpers.hooks import computing_once
-
-Editing = Callable[[int], AbstractContextManager]
-
-_LOGIT_ROWS = 128  # rows of logits held at once: 128 MB for Gemma's vocabulary in float32
+from helpers.logits import (
+    LOGIT_ROWS,
+    Editing,
+    batches,
+    filled,
+    heading,
+    log_normaliser,
+    passes,
+    token_scores,
+)
 
 
 def encode(tokenizer, text: str) -> list[int]:
@@ -111,59 +116,6 @@ def added_tokens(
     return found
 
 
-def batches(keys: Sequence, batch_size: int) -> Iterator[tuple[Any, list[int]]]:
-    """(key, positions that share it), at most `batch_size` positions at a time."""
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1; got {batch_size!r}.")
-    groups: dict[Any, list[int]] = {}
-    for i, key in enumerate(keys):
-        groups.setdefault(key, []).append(i)
-    for key, members in groups.items():
-        for start in range(0, len(members), batch_size):
-            yield key, members[start : start + batch_size]
-
-
-def _log_normaliser(logits: torch.Tensor, items: Sequence[int]) -> torch.Tensor:
-    """log sum exp over the vocabulary, float32 logits (B, T, V) -> (B, T); refuses NaN."""
-    total = logits.logsumexp(-1)
-    fine = total.isfinite().all(-1)
-    if not fine.all():
-        item = items[int((~fine).nonzero()[0])]
-        raise ValueError(
-            f"item {item}: the model's logits are NaN or infinite; check the edit that is active "
-            "and the number format of the weights."
-        )
-    return total
-
-
-def _token_scores(
-    model, ids: torch.Tensor, first: int, items: Sequence[int], rows: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Log-probability (nats) of tokens `first`, ..., T - 1 given all before, and whether each is
-    the most probable one.
-
-    Args:
-        ids: (B, T) token ids on the model's device.
-        first: position of the first token to score, at least 1.
-        items: the caller's number of each row, for error messages.
-        rows: most rows of logits, over the whole batch, to hold at once.
-
-    Returns:
-        (B, T - first) float array and (B, T - first) bool array.
-    """
-    step = max(1, rows // len(ids))
-    logprobs, greedy = [], []
-    with computing_once(model.get_decoder()):
-        for start in range(first, ids.shape[1], step):
-            targets = ids[:, start : start + step]
-            before = torch.arange(start - 1, start - 1 + targets.shape[1], device=ids.device)
-            logits = model(ids, logits_to_keep=before, use_cache=False).logits.float()
-            total = _log_normaliser(logits, items)
-            logprobs.append(logits.gather(-1, targets[..., None])[..., 0] - total)
-            greedy.append(logits.argmax(-1) == targets)
-    return torch.cat(logprobs, 1).cpu().numpy(), torch.cat(greedy, 1).cpu().numpy()
-
-
 def score_targets(
     model,
     tokenizer,
@@ -173,6 +125,7 @@ def score_targets(
     straddle: bool = False,
     batch_size: int = 16,
     editing: Editing | None = None,
+    padded: bool = False,
 ) -> pd.DataFrame:
     """Log-probability of each target as the continuation of its prompt, in one pass.
 
@@ -185,7 +138,8 @@ def score_targets(
         targets: N continuations, each usually with its leading space.
         straddle: as in `added_tokens`.
         batch_size: most items in a forward pass.
-        editing: see the module's head; it gets the prompt's number of tokens.
+        editing, padded: see the module's head; `editing` gets the prompt's number of tokens, which
+            a padded batch does not have: not both.
 
     Returns:
         N rows in the order of the prompts: `logprob` (sum over the target's tokens, nats),
@@ -195,7 +149,8 @@ def score_targets(
 
     Raises:
         ValueError: no prompts, unequal lists, an empty target, a target that changes the
-            tokenization of its prompt, or NaN logits; items are named by their number.
+            tokenization of its prompt, NaN logits (items are named by their number), or both
+            `editing` and `padded`.
     """
     prompts, targets = listed("prompts", prompts), listed("targets", targets)
     if len(prompts) != len(targets):
@@ -205,13 +160,14 @@ def score_targets(
     added = added_tokens(tokenizer, pairs, straddle=straddle)
     lengths = [(len(row), len(more)) for row, more in zip(ids, added, strict=True)]
     table = [None] * len(ids)
-    for (n_prompt, n_target), members in batches(lengths, batch_size):
-        rows = torch.tensor([ids[i] + added[i] for i in members], device=model.device)
+    for n_prompt, members in passes([n for n, _ in lengths], lengths, batch_size, editing, padded):
+        rows = filled([ids[i] + added[i] for i in members], model.device)
+        spans = [range(lengths[i][0], sum(lengths[i])) for i in members]
         with torch.no_grad(), editing(n_prompt) if editing else nullcontext():
-            logprobs, greedy = _token_scores(model, rows, n_prompt, members, _LOGIT_ROWS)
-        for i, own, best in zip(members, logprobs, greedy, strict=True):
+            scores = token_scores(model, rows, spans, members, LOGIT_ROWS)
+        for i, (own, best) in zip(members, scores, strict=True):
             right = (int(best.sum()), int(best.cumprod().sum()), bool(best.all()))
-            table[i] = (float(own.sum(dtype=float)), n_target, *right)
+            table[i] = (float(own.sum(dtype=float)), lengths[i][1], *right)
     columns = ["logprob", "n_tokens", "n_greedy", "n_prefix", "greedy"]
     return pd.DataFrame(table, columns=columns)
 
@@ -250,11 +206,12 @@ def next_distributions(
     *,
     batch_size: int = 16,
     editing: Editing | None = None,
+    padded: bool = False,
 ) -> torch.Tensor:
     """Log-probabilities of the next token behind each prompt.
 
     Args:
-        model, tokenizer, batch_size, editing: as in `score_targets`.
+        model, tokenizer, batch_size, editing, padded: as in `score_targets`.
         prompts: N texts; none gives an empty table.
 
     Returns:
@@ -262,18 +219,24 @@ def next_distributions(
     """
     found = torch.empty(len(prompts), model.config.get_text_config().vocab_size)
     ids = prompt_ids(tokenizer, listed("prompts", prompts)) if prompts else []
-    for members, logprobs in _ahead(model, ids, batch_size, editing):
+    for members, logprobs in _ahead(model, ids, batch_size, editing, padded):
         found[members] = logprobs
     return found
 
 
-def _ahead(model, ids: list[list[int]], batch_size: int, editing) -> Iterator[tuple]:
+def _ahead(
+    model, ids: list[list[int]], batch_size: int, editing: Editing | None, padded: bool = False
+) -> Iterator[tuple]:
     """Positions of prompts and their next-token log-probabilities (B, V), batch by batch."""
-    for n_prompt, members in batches([len(row) for row in ids], batch_size):
-        rows = torch.tensor([ids[i] for i in members], device=model.device)
-        with torch.no_grad(), editing(n_prompt) if editing else nullcontext():
-            logits = model(rows, logits_to_keep=1, use_cache=False).logits.float()
-        yield members, (logits - _log_normaliser(logits, members)[..., None])[:, -1].cpu()
+    lengths = [len(row) for row in ids]
+    for n_prompt, members in passes(lengths, lengths, batch_size, editing, padded):
+        rows = filled([ids[i] for i in members], model.device)
+        last = torch.tensor([lengths[i] - 1 for i in members], device=model.device)
+        row = torch.arange(len(members), device=model.device)
+        around = editing(n_prompt) if editing else nullcontext()
+        with torch.no_grad(), around, heading(model, row, last):
+            logits = model(rows, use_cache=False).logits[0].float()
+        yield members, (logits - log_normaliser(logits, members)[:, None]).cpu()
 
 
 def next_token_logprobs(
@@ -430,7 +393,7 @@ def segments(tokenizer, text: str, n_tokens: int) -> torch.Tensor:
     return torch.cat([torch.tensor(start, dtype=ids.dtype).expand(len(pieces), -1), pieces], 1)
 
 
-def segment_nll(model, token_ids, *, batch_size: int = 4, chunk: int = _LOGIT_ROWS) -> np.ndarray:
+def segment_nll(model, token_ids, *, batch_size: int = 4, chunk: int = LOGIT_ROWS) -> np.ndarray:
     """Mean negative log-likelihood of the next token, per segment.
 
     Args:
@@ -458,6 +421,8 @@ def segment_nll(model, token_ids, *, batch_size: int = 4, chunk: int = _LOGIT_RO
     found = np.empty(len(ids))
     for _, members in batches([0] * len(ids), batch_size):
         with torch.no_grad():
-            logprobs, _ = _token_scores(model, ids[members].to(model.device), 1, members, chunk)
-        found[members] = -logprobs.mean(axis=1, dtype=float)
+            rows = ids[members].to(model.device)
+            spans = [range(1, ids.shape[1])] * len(members)
+            scores = token_scores(model, rows, spans, members, chunk)
+        found[members] = [-own.mean(dtype=float) for own, _ in scores]
     return found

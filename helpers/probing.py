@@ -54,6 +54,18 @@ def word_spans(tokenizer, words: Sequence[str]) -> tuple[list[int], list[range]]
     return [start] * shift + list(ids), spans
 
 
+def require_single_tokens(tokenizer, words: Sequence[str]) -> None:
+    """Check that each word is one token inside a sentence, so that lengths tell nothing.
+
+    Raises:
+        ValueError: words of several tokens; all are named.
+    """
+    spans = {word: word_spans(tokenizer, ["the", word])[1][1] for word in words}
+    several = [f"{word} ({len(span)})" for word, span in spans.items() if len(span) > 1]
+    if several:
+        raise ValueError(f"words of several tokens: {', '.join(several)}")
+
+
 @torch.no_grad()
 def word_states(
     model,

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from helpers import hooks, lm, models
+from helpers.logits import heading
 
 
 class Request(NamedTuple):
@@ -304,7 +305,8 @@ def target_nll(model, row: Row, *, at_prompt_end: bool = False) -> Tensor:
     places = torch.arange(row.n_prompt - 1, len(ids) - 1, device=ids.device)
     if at_prompt_end:
         places, ids = places[:1], ids[: row.n_prompt]
-    logits = model(ids[None], use_cache=False, logits_to_keep=places).logits[0].float()
+    with heading(model, torch.zeros_like(places), places):
+        logits = model(ids[None], use_cache=False).logits[0].float()
     logprobs = logits.log_softmax(-1).expand(len(targets), -1)
     return -logprobs.gather(1, targets[:, None]).mean()
 

@@ -20,6 +20,7 @@ UPPER_FLOORS = [
     "hooks",
     "attention",
     "masks",
+    "logits",
     "lm",
     "answers",
     "toy",

@@ -1,6 +1,6 @@
 """Scores equal the plain full-logits computation, on every family and for any batch size."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -89,9 +89,13 @@ def test_continuation_must_leave_the_prompt_alone(model, tokenizer):
 # Scores
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 16])
-def test_score_targets_is_the_naive_sum(model, tokenizer, batch_size):
-    scores = lm.score_targets(model, tokenizer, PROMPTS, TARGETS, batch_size=batch_size)
+@pytest.mark.parametrize(
+    ("batch_size", "padded"), [(1, False), (2, False), (16, False), (3, True), (16, True)]
+)
+def test_score_targets_is_the_naive_sum(model, tokenizer, batch_size, padded):
+    scores = lm.score_targets(
+        model, tokenizer, PROMPTS, TARGETS, batch_size=batch_size, padded=padded
+    )
     assert scores.index.tolist() == list(range(len(PROMPTS)))
     for row, prompt, target in zip(scores.itertuples(), PROMPTS, TARGETS, strict=True):
         ids, n_prompt = lm.encode(tokenizer, prompt + target), len(lm.encode(tokenizer, prompt))
@@ -114,6 +118,25 @@ def test_every_family_scores_alike(family):
         logprobs = naive_logprobs(model, ids)
         expected = sum(float(logprobs[t, ids[t + 1]]) for t in range(n_prompt - 1, len(ids) - 1))
         assert score == pytest.approx(expected, abs=1e-4)
+
+
+def test_padded_items_share_a_pass_and_no_hook_gets_their_length(model, tokenizer):
+    passes = []
+    handle = model.get_decoder().register_forward_pre_hook(lambda *_: passes.append(1))
+    alone, shared = (
+        lm.next_distributions(model, tokenizer, PROMPTS, padded=padded) for padded in (False, True)
+    )
+    handle.remove()
+    n_lengths = len({len(lm.encode(tokenizer, prompt)) for prompt in PROMPTS})
+    assert n_lengths > 1 and len(passes) == n_lengths + 1
+    torch.testing.assert_close(shared, alone, atol=1e-5, rtol=1e-5)
+    assert not model.get_output_embeddings()._forward_pre_hooks
+    for call in (
+        lambda how: lm.score_targets(model, tokenizer, PROMPTS, TARGETS, **how),
+        lambda how: lm.next_distributions(model, tokenizer, PROMPTS, **how),
+    ):
+        with pytest.raises(ValueError, match="not with `padded`"):
+            call({"padded": True, "editing": lambda n: nullcontext()})
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16])

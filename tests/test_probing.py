@@ -38,6 +38,13 @@ def test_sentences_without_words_are_refused(words):
         probing.word_spans(TOKENIZER, words)
 
 
+def test_words_of_several_tokens_are_named():
+    one = [word for word in "abcd" if len(probing.word_spans(TOKENIZER, ["the", word])[1][1]) == 1]
+    probing.require_single_tokens(TOKENIZER, one)
+    with pytest.raises(ValueError, match=r"several tokens: dog \(\d\), bad \(\d\)"):
+        probing.require_single_tokens(TOKENIZER, [*one, "dog", "bad"])
+
+
 def test_states_of_words_are_means_over_their_tokens():
     model = build("llama")
     states = probing.word_states(model, TOKENIZER, SENTENCES, layers=[0, 2, -1])

@@ -603,3 +603,28 @@ def test_a_stored_edit_is_made_again(edits_recipe, gemma3, monkeypatch):
     for now, then in zip(found["rows"], stored["edits"][edit.id]["FT-M"]["rows"], strict=True):
         assert now[:2] == then[:2]
         assert now[5] == pytest.approx(then[5], abs=0.05)
+
+
+def test_artefacts_of_notebook_01_are_complete(edits_recipe):
+    grid = data.read_json("edits_grid.json")["edits"]
+    assert list(grid) == [edit.id for edit in edits_recipe.split("test")]
+    methods = set(edits_recipe.GRIDS) - set(edits_recipe.RANDOM) | {"LoRA 0", "LoRA 1", "AdaLoRA 0"}
+    assert all(methods <= set(own) for own in grid.values())
+    for some in ("AdaLoRA 1", "AdaLoRA as released", "tokens", "said"):
+        assert sum(some in own for own in grid.values()) == 12
+    probes, verse = (data.read_json(f"{n}.json") for n in ("chinese_probes", "edits_verse"))
+    for part in ("couplets", "sequels"):
+        assert list(verse[part]) == [own["first"] for own in probes[part]]
+    assert len(data.read_json("edits_readings.json")["characters"]) == len(probes["polyphones"])
+    assert len(data.read_json("edits_published.json")["edits"]) == 40
+    assert len(data.read_json("edits_diagnosis.json")["rows"]) == 1854
+
+
+def test_no_published_record_is_stored(tutorials_data):
+    stored = "".join(
+        (data.DATA / f"edits_{name}.json").read_text(encoding="utf-8")
+        for name in ("diagnosis", "published")
+    )
+    for edit in data.load_edits(tutorials_data / "cknowedit"):
+        assert edit.prompt not in stored
+        assert len(edit.target_new) < 4 or edit.target_new not in stored

@@ -30,6 +30,7 @@ SEGMENT = 64  # tokens of a row of background text
 TOKENS = (128, 256, 512, 1024, 2048, 4096, 8192)  # for the covariance, in the tokens figure
 SEEDS = (0, 1)
 LENGTHS = (2, 8, 16, 32)  # tokens of a target
+MORE_STEPS = 100  # of ROME, for the longest of these
 CUT = 32  # most tokens of a published answer
 STEPS = 25
 
@@ -479,9 +480,18 @@ def lengths():
             found[method] = bench.measure(edit, method, own, before, held=held)
         return found
 
+    def longer(own):
+        """ROME with more steps: was its value not found, or can one vector not carry it?"""
+        target = cut(bench.tokenizer, own["text"], LENGTHS[-1])
+        edit = Edit("", "", own["prompt"], own["subject"], target, "", *[()] * 3)
+        settled = {**settings["ROME"], "steps": MORE_STEPS}
+        return bench.measure(edit, "ROME", settled, bench.report(edit), held={})
+
     tasks = {f"{own['subject']} {n}": partial(one, own, n) for own in explanations for n in LENGTHS}
     runs = steps.run_all(tasks)
-    write("edits_lengths.json", {**versions(), "settings": settings, "explanations": runs})
+    more = {f"{own['subject']}, {MORE_STEPS} steps": partial(longer, own) for own in explanations}
+    found = {"explanations": runs, "more_steps": steps.run_all(more)}
+    write("edits_lengths.json", {**versions(), "settings": settings, **found})
 
 
 # ------------------------------------------------------------------------------- CKnowEdit's own

@@ -8,7 +8,7 @@ length of a sentence tells nothing; `training` shares no content word with `word
 
 import itertools
 
-from helpers import lm, models
+from helpers import models, probing
 from resume import write
 
 WORDS = {
@@ -385,14 +385,6 @@ def split(text):
     return text.split()
 
 
-def checked(words):
-    tokenizers = [models.load(name)[1] for name in ("smollm2-135m", "gemma3-270m")]
-    for word in words:
-        lengths = [len(lm.encode(t, f"the {word}")) - len(lm.encode(t, "the")) for t in tokenizers]
-        if lengths != [1, 1]:
-            raise ValueError(f"{word!r} has {lengths} tokens")
-
-
 def main():
     words = {kind: split(text) for kind, text in WORDS.items()}
     training = {kind: split(text) for kind, text in TRAINING.items()}
@@ -403,7 +395,8 @@ def main():
     probed, trained = (set(itertools.chain(*lists.values())) for lists in (words, training))
     if len(probed) != 280 or probed & trained:
         raise ValueError(f"a word has two uses: {sorted(probed & trained)}")
-    checked(sorted(probed | trained))
+    for name in ("smollm2-135m", "gemma3-270m"):
+        probing.require_single_tokens(models.load(name)[1], sorted(probed | trained))
     senses = [
         {"word": word, "follows": [own[0] for own in both], "precedes": [own[1] for own in both]}
         for word, both in SENSES.items()
