@@ -26,7 +26,7 @@ from probing_adapters import home
 from resume import Steps, rounded, versions, write
 
 MODEL = "smollm2-135m"
-BUNDLE_SEEDS = (1, 2)  # early trials had used other lists and seed 0
+BUNDLE_SEEDS = (2, 3)  # early trials had used other lists and seed 0, tests of this recipe seed 1
 LAYERS = (0, 5, 10, 15, 20, 25, 30)
 # adapters in the order in which they are merged, and whether attention is open
 VARIANTS = {

@@ -40,14 +40,14 @@ def home(name):
 
 
 def prose():
-    return "\n".join(data.english_prose().texts)
+    """What SmolLM2 wrote, see probing_text.py."""
+    return "\n".join(data.read_json("probing_text.json")["texts"])
 
 
 def sentences():
-    """Sentences of 5 to 20 plain words."""
-    found = re.findall(r"(?<=[.!?] )[A-Z][^.!?]*[.!?](?= )", prose())
-    plain = [s for s in found if re.fullmatch(r"[A-Za-z',;: -]+[.!?]", s)]
-    return sorted({s for s in plain if 5 <= len(s.split()) <= 20})
+    """Sentences of 5 to 20 words."""
+    found = re.findall(r"(?<=[.!?]\s)[A-Z][^.!?\n]*[.!?](?=\s)", prose())
+    return sorted({s for s in found if 5 <= len(s.split()) <= 20})
 
 
 def scheduled(optimizer, n_steps):
@@ -194,7 +194,7 @@ def save(name, model, log):
         if weight.requires_grad:
             weight.data = weight.data.half()
     model.peft_config["default"].base_model_name_or_path = MODEL
-    model.save_pretrained(home(name))
+    model.save_pretrained(home(name), save_embedding_layers=False)
     (home(name) / "README.md").unlink(missing_ok=True)
     text = json.dumps({"versions": versions(), **log}, indent=1)
     (home(name) / "log.json").write_text(text + "\n")
