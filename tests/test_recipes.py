@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+from contextlib import ExitStack
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from pypinyin import Style, pinyin
 from scipy.stats import friedmanchisquare
 from torch import nn
 
-from helpers import answers, data, hooks, models
+from helpers import answers, data, hooks, masks, models
 
 
 def load_recipe(name):
@@ -628,3 +629,71 @@ def test_no_published_record_is_stored(tutorials_data):
     for edit in data.load_edits(tutorials_data / "cknowedit"):
         assert edit.prompt not in stored
         assert len(edit.target_new) < 4 or edit.target_new not in stored
+
+
+@pytest.fixture(scope="module")
+def adapters_recipe():
+    return load_recipe("probing_adapters")
+
+
+def test_contrast_is_trained_on_words_that_are_not_probed(adapters_recipe):
+    content = data.read_json("probing_sentences.json")
+    probed = {word for own in content["words"].values() for word in own}
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        anchor, positive, negative = (
+            re.findall("[a-z]+", text) for text in adapters_recipe.triple(content["training"], rng)
+        )
+        assert not probed & {*anchor, *positive, *negative} and anchor != positive
+        nouns = {*content["training"]["animate"], *content["training"]["inanimate"]}
+        roles = [[word for word in text if word in nouns] for text in (anchor, negative)]
+        assert sorted(roles[0]) == sorted(roles[1])
+
+
+@pytest.fixture(scope="module")
+def probing_recipe():
+    return load_recipe("probing")
+
+
+def test_probed_words_stand_where_the_recipe_says(probing_recipe):
+    content = data.read_json("probing_sentences.json")
+    rows = probing_recipe.sense_rows(content["senses"])
+    assert len(rows) == 24 * 8
+    assert all(words[place] == noun for words, place, noun, _, _ in rows)
+    items = probing_recipe.telicity_items(content["telicity"])
+    assert len(items) == 80 and all(words[place] == group for words, place, _, group in items)
+    items = probing_recipe.concreteness_items(content["concreteness"])
+    assert len(items) == 72 and all(words[place] == group for words, place, _, group in items)
+
+
+def test_splits_by_word_share_no_word(probing_recipe):
+    words = np.array(list("aabbccddeeffgghhiijj"))
+    found = list(probing_recipe.splits(words))
+    assert [name for name, *_ in found] == ["random"] * 10 + ["new words"] * 10
+    for name, train, test in found:
+        assert len(train) + len(test) == 20 and len(test) == 4
+        assert name == "random" or not set(words[train]) & set(words[test])
+
+
+def test_a_start_token_is_replaced_behind_every_block(probing_recipe):
+    model, ids = build("llama"), token_ids(4, 7)
+    ids[:, 0] = 1
+    sink = probing_recipe.sink_states(model, ids, opened=False)
+    names = list(hooks.blocks(model))
+    assert list(sink) == names
+
+    def states(*around):
+        with torch.no_grad(), ExitStack() as stack:
+            for context in around:
+                stack.enter_context(context)
+            seen = stack.enter_context(hooks.capture(model, names))
+            model(ids, use_cache=False)
+        return torch.stack([seen[name] for name in names])
+
+    causal = states()
+    opened = states(masks.bidirectional(model))
+    mended = states(masks.bidirectional(model), probing_recipe.with_start(model, sink))
+    torch.testing.assert_close(mended[:, :, 0], causal[:, :, 0], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(opened[:, :, 0], causal[:, :, 0], atol=1e-2)
+    torch.testing.assert_close(mended[0, :, 1:], opened[0, :, 1:])  # later blocks feel it
+    assert not torch.allclose(mended[1, :, 1:], opened[1, :, 1:], atol=1e-2)
