@@ -11,6 +11,7 @@ from helpers.hooks import computing_once
 
 Editing = Callable[[int], AbstractContextManager]
 
+FEW = 8  # rows up to which a tall matrix is multiplied the other way round
 LOGIT_ROWS = 128  # rows of logits held at once: 128 MB for Gemma's vocabulary in float32
 
 
@@ -57,8 +58,8 @@ def log_normaliser(logits: torch.Tensor, items: Sequence[int]) -> torch.Tensor:
 class _FewRows(torch.autograd.Function):
     """x @ W.T for a few rows x (R, d) and a tall frozen W (V, d), computed as (W @ x.T).T.
 
-    On a CPU the library's product is up to seven times slower the other way round: 0.21 s against
-    0.03 s for three rows and Gemma's vocabulary on two cores.
+    On a CPU the library takes several times longer for the same numbers the other way round; see
+    tests/benchmarks/bench_logits.py.
     """
 
     @staticmethod
@@ -85,7 +86,7 @@ def heading(model, row: torch.Tensor, place: torch.Tensor) -> Iterator[None]:
     def forward(states):
         states = states[row, place]
         frozen = not (weight.requires_grad and torch.is_grad_enabled())
-        if plain and frozen and weight.is_cpu:
+        if plain and frozen and weight.is_cpu and len(states) <= FEW:
             return _FewRows.apply(states, weight)[None]
         return compute(states[None])
 

@@ -4,14 +4,16 @@ import pytest
 import torch
 from families import DECODERS, build, token_ids
 
-from helpers.logits import heading
+from helpers import logits
+from helpers.logits import FEW, heading
 
 ROW, PLACE = torch.tensor([0, 1, 1, 2]), torch.tensor([4, 0, -1, 3])
 
 
 @pytest.mark.parametrize("family", DECODERS)
-@pytest.mark.parametrize("frozen", [True, False])
-def test_some_rows_are_those_of_all(family, frozen):
+@pytest.mark.parametrize(("frozen", "few"), [(True, FEW), (True, 2), (False, FEW)])
+def test_some_rows_are_those_of_all(family, frozen, few, monkeypatch):
+    monkeypatch.setattr(logits, "FEW", few)
     model, ids = build(family).requires_grad_(not frozen), token_ids(3, 7)
     bend = torch.linspace(-1, 1, 32, requires_grad=True)  # added to what enters the head
     hook = model.get_decoder().register_forward_hook(
