@@ -199,20 +199,9 @@ def edit(
 
 
 @contextmanager
-def computing_once(module: nn.Module) -> Iterator[None]:
-    """Within the context the module computes in its first call and replays that output later.
-
-    So a language model's own forward can be asked for one slice of logits after another, with
-    whatever its family does behind the head (soft-capping, scaling), at the price of the head.
-    """
-    outer = vars(module).get("forward")  # somebody else may have replaced it before us
-    compute, kept = module.forward, []
-
-    def forward(*args, **kwargs):
-        if not kept:
-            kept.append(compute(*args, **kwargs))
-        return kept[0]
-
+def replaced_forward(module: nn.Module, forward: Callable) -> Iterator[None]:
+    """Within the context the module computes `forward`; somebody else's replacement comes back."""
+    outer = vars(module).get("forward")
     module.forward = forward
     try:
         yield
@@ -220,6 +209,24 @@ def computing_once(module: nn.Module) -> Iterator[None]:
         del module.forward
         if outer is not None:
             module.forward = outer
+
+
+@contextmanager
+def computing_once(module: nn.Module) -> Iterator[None]:
+    """Within the context the module computes in its first call and replays that output later.
+
+    So a language model's own forward can be asked for one slice of logits after another, with
+    whatever its family does behind the head (soft-capping, scaling), at the price of the head.
+    """
+    compute, kept = module.forward, []
+
+    def forward(*args, **kwargs):
+        if not kept:
+            kept.append(compute(*args, **kwargs))
+        return kept[0]
+
+    with replaced_forward(module, forward):
+        yield
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from helpers.hooks import computing_once
+from helpers.hooks import computing_once, replaced_forward
 
 Editing = Callable[[int], AbstractContextManager]
 
@@ -79,9 +79,9 @@ def heading(model, row: torch.Tensor, place: torch.Tensor) -> Iterator[None]:
     What a family does behind its head (soft-capping, scaling) is done by the model as always.
     """
     head = model.get_output_embeddings()
-    outer, compute = vars(head).get("forward"), head.forward  # somebody may have replaced it
-    weight = head.weight
-    plain = type(head) is torch.nn.Linear and head.bias is None and outer is None
+    compute, weight = head.forward, head.weight
+    untouched = "forward" not in vars(head)  # nobody else has replaced it
+    plain = type(head) is torch.nn.Linear and head.bias is None and untouched
 
     def forward(states):
         states = states[row, place]
@@ -90,13 +90,8 @@ def heading(model, row: torch.Tensor, place: torch.Tensor) -> Iterator[None]:
             return _FewRows.apply(states, weight)[None]
         return compute(states[None])
 
-    head.forward = forward
-    try:
+    with replaced_forward(head, forward):
         yield
-    finally:
-        del head.forward
-        if outer is not None:
-            head.forward = outer
 
 
 def filled(rows: list[list[int]], device) -> torch.Tensor:

@@ -142,10 +142,10 @@ def mask_tokens(
     """
     if ids.ndim != 2 or not 0 < rate < 1:
         raise ValueError(f"`ids` must be (B, T), `rate` in (0, 1); got {tuple(ids.shape)}, {rate}.")
-    chosen = torch.as_tensor(rng.random(ids.shape) < rate)
+    chosen = torch.as_tensor(rng.random(ids.shape) < rate, device=ids.device)
     chosen[:, 0] = False
-    how = torch.as_tensor(rng.random(ids.shape))
-    noise = torch.as_tensor(rng.integers(vocab_size, size=ids.shape))
+    how = torch.as_tensor(rng.random(ids.shape), device=ids.device)
+    noise = torch.as_tensor(rng.integers(vocab_size, size=ids.shape), device=ids.device)
     masked = torch.where(chosen & (how < 0.8), mask_token, ids)
     return torch.where(chosen & (how >= 0.9), noise, masked), chosen
 
@@ -192,4 +192,5 @@ def contrastive_loss(
             f"{tuple(positives.shape)}."
         )
     cosines = nn.functional.normalize(anchors, dim=-1) @ nn.functional.normalize(others, dim=-1).T
-    return nn.functional.cross_entropy(scale * cosines, torch.arange(len(anchors)))
+    own = torch.arange(len(anchors), device=anchors.device)
+    return nn.functional.cross_entropy(scale * cosines, own)

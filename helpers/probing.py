@@ -170,6 +170,11 @@ def ridge_scores(
     return probe.predict((test - mean) / deviation)
 
 
+def marked(scores: np.ndarray, labels: np.ndarray, tie: float = 1e-3) -> np.ndarray:
+    """1 where the sign of a score is right, 0 where it is wrong, one half below `tie` in size."""
+    return np.where(np.abs(scores) < tie, 0.5, (scores > 0) == labels)
+
+
 def grouped_cv(
     x: ArrayLike,
     y: ArrayLike,
@@ -216,8 +221,7 @@ def grouped_cv(
         if len(np.unique(y[~held])) < 2:
             raise ValueError(f"without fold {name!r} the training part has one class only.")
         scores = fit_predict(x[~held], np.where(y[~held], 1.0, -1.0), x[held])
-        right = (scores > 0) == y[held]
-        answers[held] = np.where(np.abs(scores) < tie, 0.5, right)
+        answers[held] = marked(scores, y[held], tie)
     return answers
 
 

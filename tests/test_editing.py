@@ -8,18 +8,10 @@ from families import (
     build,
     fingerprint,
     one_thread,  # noqa: F401
-    tiny_tokenizer,
 )
+from one_edit import REQUEST, TOKENIZER, gain
 
 from helpers import answers, data, editing, lm, rank_one
-
-TOKENIZER = tiny_tokenizer(start=True)
-REQUEST = rank_one.Request("Q of ABC is", "ABC", "zK")  # near the end: windows are short
-
-
-def gain(model, **kwargs):
-    scores = lm.score_targets(model, TOKENIZER, [REQUEST.prompt], [REQUEST.target], **kwargs)
-    return float(scores["logprob"][0])
 
 
 @pytest.mark.parametrize("family", DECODERS)

@@ -15,17 +15,9 @@ from families import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from one_edit import REQUEST, TOKENIZER, gain
 
 from helpers import hooks, lm, models, rank_one
-
-TOKENIZER = tiny_tokenizer(start=True)
-REQUEST = rank_one.Request("Q of ABC is", "ABC", "zK")  # near the end: windows are short
-
-
-def gain(model, **kwargs):
-    scores = lm.score_targets(model, TOKENIZER, [REQUEST.prompt], [REQUEST.target], **kwargs)
-    return float(scores["logprob"][0])
-
 
 # Algebra
 

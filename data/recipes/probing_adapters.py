@@ -120,10 +120,12 @@ def masked_training(seed, opened):
     return model, {"steps": STEPS, "losses": rounded(losses), "held_out": checks}
 
 
-def merged(name):
-    """The model with an adapter of an earlier run in its weights."""
+def merged(*names):
+    """The model with adapters of earlier runs in its weights, one after the other."""
     model, tokenizer = models.load(MODEL)
-    return PeftModel.from_pretrained(model, home(name)).merge_and_unload(), tokenizer
+    for name in names:
+        model = PeftModel.from_pretrained(model, home(name)).merge_and_unload()
+    return model, tokenizer
 
 
 def embedded(model, tokenizer, texts):
