@@ -115,7 +115,7 @@ def prefix_noise(states: ArrayLike, prefixes: Sequence[Hashable]) -> float:
         prefixes: N names of what stands up to the word, the word included.
 
     Returns:
-        The largest distance from the mean of a group of equal prefixes, relative to its length;
+        The largest distance from the first of a group of equal prefixes, relative to its length;
         0 for groups of one.
     """
     states = np.asarray(states, dtype=float)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = sorted((ROOT / "helpers").glob("*.py"))
 EACH_ROOM = pytest.mark.parametrize("path", ROOMS, ids=lambda path: path.stem)
 
-GROUND_FLOOR = ["stats", "twosample", "spectral", "models", "data", "plots"]
+GROUND_FLOOR = ["stats", "twosample", "spectral", "similarity", "models", "data", "plots"]
 # In the order of the design: a room of an upper floor imports only rooms before it.
 UPPER_FLOORS = [
     "wordsets",
@@ -24,6 +24,8 @@ UPPER_FLOORS = [
     "lm",
     "answers",
     "toy",
+    "coordinates",
+    "transfer",
     "vq",
     "probing",
     "bundles",

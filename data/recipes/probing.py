@@ -10,6 +10,7 @@ cache folder.
 
 import sys
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 
 import numpy as np
 import torch
@@ -36,6 +37,12 @@ VARIANTS = {
     "supervised-0": (("mntp-0", "supervised-0"), True),
 }
 FROM_LAYER = (10, 20, 25)  # attention open from this one on
+# other models: name, whether attention is to be opened, layers
+OTHERS = {
+    "gemma base": ("gemma3-270m", False, range(0, 19, 3)),
+    "gemma bi": ("gemma3-270m", True, range(0, 19, 3)),
+    "encoder": ("minilm-l6", False, range(7)),
+}
 RANDOM_SEEDS = (0, 1, 2, 3)
 PUBLISHED = ("base", "bi", "causal-0", "mntp-0", "simcse-0", "supervised-0")
 SPLITS = 10  # of tasks 2 to 5, of each kind; the paper has one
@@ -96,11 +103,11 @@ def cells():
         for name in VARIANTS:
             tasks[f"{name}, bundles {seed}"] = lambda n=name, s=sentences: of_variant(n, s)
     sentences = bundle_sentences(words, BUNDLE_SEEDS[0])
-    for name, own in controls(sentences).items():
+    for name, own in {**controls(sentences), **others(sentences)}.items():
         tasks[f"{name}, bundles {BUNDLE_SEEDS[0]}"] = own
     found = steps.run_all(tasks)
     meta = {"layers": LAYERS, "bundle_seeds": BUNDLE_SEEDS, "cells": cell_names()}
-    write("probing_cells.json", {**versions(), **meta, "runs": found})
+    write("probing_cells.json", {**versions(), **meta, "runs": found}, indent=None)
 
 
 def cell_names():
@@ -146,8 +153,20 @@ def controls(sentences):
         "echo": last(lambda m, _t: (m, ExitStack()), opened=False, copies=2),
         **{f"open from {k}": last(from_layer(k), opened=False) for k in FROM_LAYER},
         "bi, causal start": last(start_from(opened=False)),
+        "bi, open start": last(start_from(opened=True)),
         "base, open start": last(start_from(opened=True), opened=False),
     }
+
+
+def others(sentences):
+    """A second decoder without training, and an encoder, which has always seen both sides."""
+
+    def run(name, opened, layers):
+        model, tokenizer = models.load(name)
+        with masks.bidirectional(model) if opened else nullcontext():
+            return cells_of(model, tokenizer, sentences, layers)
+
+    return {name: partial(run, *setting) for name, setting in OTHERS.items()}
 
 
 # -------------------------------------------------------------------------- senses, verbs, geometry

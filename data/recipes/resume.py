@@ -58,8 +58,8 @@ def versions():
     }
 
 
-def write(name, content):
-    text = json.dumps(content, indent=1, ensure_ascii=False)
+def write(name, content, indent=1):
+    text = json.dumps(content, indent=indent, ensure_ascii=False)
     (data.DATA / name).write_text(text + "\n", encoding="utf-8")
     print(f"data/{name}: {len(text) / 1e3:.0f} kB")
 

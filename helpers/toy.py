@@ -1,0 +1,180 @@
+"""Models small enough to train in a lesson, and a world whose facts are all known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+START, NAMES, RELATIONS, VALUES = 0, 16, 4, 24  # the start token; sizes of the other groups
+FIRST, LAST = 1, 1 + NAMES
+RELATION, VALUE = LAST + NAMES, LAST + NAMES + RELATIONS
+VOCABULARY = VALUE + VALUES
+OFFSETS = np.array([FIRST, LAST, RELATION])
+
+
+class Facts(NamedTuple):
+    """Prompts (N, 4) "start first last relation", and tokens of the right values (N,)."""
+
+    prompts: Tensor
+    values: Tensor
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+def world(seed: int) -> dict[str, Facts]:
+    """Facts in four sets that share names but no prompt.
+
+    A: 332 facts of relations 0 and 1 with random values. B: the other 180 prompts of these
+    relations, with random values: nothing but a look at them can tell them, so a model that was
+    not shown them and knows them got them from elsewhere. R: 256 facts of relation 2 whose value is
+    a function of the last name, so that examples teach the rest. C: 256 facts of relation 3 with
+    random values, something else to learn.
+    """
+    rng = np.random.default_rng(seed)
+    pairs = [(i, j) for i in range(NAMES) for j in range(NAMES)]
+    lookups = np.array([(*pair, relation) for relation in range(2) for pair in pairs])
+    lookups = rng.permutation(lookups)
+    known = int(0.65 * len(lookups))
+    rule = rng.permutation(VALUES)[:NAMES]
+    others = {k: np.array([(*pair, k) for pair in pairs]) for k in (2, 3)}
+    return {
+        "A": _facts(lookups[:known], rng.integers(VALUES, size=known)),
+        "B": _facts(lookups[known:], rng.integers(VALUES, size=len(lookups) - known)),
+        "R": _facts(others[2], rule[others[2][:, 1]]),
+        "C": _facts(others[3], rng.integers(VALUES, size=len(pairs))),
+    }
+
+
+def _facts(triples: np.ndarray, values: np.ndarray) -> Facts:
+    columns = [np.full(len(triples), START), *(triples + OFFSETS).T]
+    return Facts(torch.tensor(np.stack(columns, 1)), torch.tensor(values + VALUE))
+
+
+def joined(*parts: Facts) -> Facts:
+    """One set of facts from several."""
+    return Facts(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def tiny_llama(
+    *,
+    seed: int,
+    width: int = 64,
+    layers: int = 4,
+    ffn: int = 160,
+    heads: int = 4,
+    head_dim: int = 16,
+    std: float | None = None,
+) -> LlamaForCausalLM:
+    """A fresh Llama for `world`: untied embeddings, norms without weights to train (all 1).
+
+    Without weights a norm only divides by a length, so a rotation of the residual stream passes
+    through it. Weights start with standard deviation `std`, by default 1 / sqrt(width).
+    """
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        initializer_range=width**-0.5 if std is None else std,
+        hidden_size=width,
+        intermediate_size=ffn,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=head_dim,
+        tie_word_embeddings=False,
+        bos_token_id=START,
+        eos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config).eval()
+    for name, weight in model.named_parameters():
+        weight.requires_grad_("norm" not in name)
+    return model
+
+
+def last_logits(model: nn.Module, prompts: Tensor) -> Tensor:
+    """(N, V) scores of the next token."""
+    return model(input_ids=prompts, use_cache=False, logits_to_keep=1).logits[:, -1]
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, facts: Facts) -> float:
+    """Share of facts whose value has the largest score of all tokens."""
+    return float((last_logits(model, facts.prompts).argmax(-1) == facts.values).float().mean())
+
+
+def training(
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    steps: int,
+    rng: np.random.Generator | int,
+    lr: float = 3e-3,
+    decay: float = 0.01,
+    batch_size: int = 256,
+    weights: Iterable[nn.Parameter] | None = None,
+    scores: Callable[[nn.Module, Tensor], Tensor] = last_logits,
+    penalty: Callable[[], Tensor] | None = None,
+    enough: float = 0.0,
+) -> Iterator[tuple[int, float]]:
+    """Train with AdamW, one step for each item taken, so that the caller may look in between.
+
+    Args:
+        model: to be trained in place.
+        inputs: (N, ...), drawn in shuffled passes.
+        targets: (N,) classes, or (N, K) probabilities.
+        steps: at most so many.
+        rng: order of the examples.
+        lr, decay: step width, decoupled weight decay.
+        batch_size: examples in a step; all of them where there are fewer.
+        weights: parameters to train; by default those that require a gradient.
+        scores: (model, inputs) to (N, K) scores.
+        penalty: added to the loss of every step.
+        enough: stop when the running mean of the loss (over about ten steps) is below it.
+
+    Yields:
+        The number of finished steps and the loss of the last.
+
+    Raises:
+        ValueError: no examples, as many targets as inputs are not given, or nothing to train.
+        FloatingPointError: a loss that is not finite; the step is named.
+    """
+    chosen = [w for w in (model.parameters() if weights is None else weights) if w.requires_grad]
+    if not len(inputs) or len(inputs) != len(targets) or not chosen:
+        raise ValueError(
+            f"training needs examples and weights: {len(inputs)} inputs, {len(targets)} targets, "
+            f"{len(chosen)} weights to train."
+        )
+    optimizer = torch.optim.AdamW(chosen, lr=lr, betas=(0.9, 0.98), weight_decay=decay)
+    order, running = _passes(len(inputs), batch_size, np.random.default_rng(rng)), None
+    for step in range(1, steps + 1):
+        rows = next(order)
+        with torch.enable_grad():
+            loss = nn.functional.cross_entropy(scores(model, inputs[rows]), targets[rows])
+            if penalty is not None:
+                loss = loss + penalty()
+        gradients = torch.autograd.grad(loss, chosen)
+        for weight, gradient in zip(chosen, gradients, strict=True):
+            weight.grad = gradient
+        optimizer.step()
+        optimizer.zero_grad()
+        value = loss.item()
+        if not np.isfinite(value):
+            raise FloatingPointError(f"the loss of step {step} is {value}.")
+        running = value if running is None else 0.9 * running + 0.1 * value
+        yield step, value
+        if running < enough:
+            return
+
+
+def _passes(n: int, batch_size: int, rng: np.random.Generator) -> Iterator[Tensor]:
+    """Row numbers of batches, every row once before any comes again."""
+    while True:
+        order = torch.from_numpy(rng.permutation(n))
+        yield from order.split(batch_size)
