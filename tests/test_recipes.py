@@ -16,7 +16,8 @@ from pypinyin import Style, pinyin
 from scipy.stats import friedmanchisquare
 from torch import nn
 
-from helpers import answers, data, hooks, masks, models
+from helpers import answers, data, hooks, masks, models, wordsets
+from helpers.bundles import bundle_sentences, cell_kind
 
 
 def load_recipe(name):
@@ -697,3 +698,60 @@ def test_a_start_token_is_replaced_behind_every_block(probing_recipe):
     assert not torch.allclose(opened[:, :, 0], causal[:, :, 0], atol=1e-2)
     torch.testing.assert_close(mended[0, :, 1:], opened[0, :, 1:])  # later blocks feel it
     assert not torch.allclose(mended[1, :, 1:], opened[1, :, 1:], atol=1e-2)
+
+
+def test_artefacts_of_notebook_02_are_complete(probing_recipe):
+    stored = data.read_json("probing_cells.json")
+    sentences = bundle_sentences(
+        data.read_json("probing_sentences.json")["words"], stored["bundle_seeds"][0]
+    )
+    variants = {f"{v}, bundles {s}" for v in probing_recipe.VARIANTS for s in (2, 3)}
+    once = {*probing_recipe.controls(sentences), *probing_recipe.OTHERS}
+    assert set(stored["runs"]) == variants | {f"{name}, bundles 2" for name in once}
+    assert all(np.shape(own)[1:] == (20, 40) for own in stored["runs"].values())
+    assert set(data.read_json("probing_senses.json")["runs"]) == set(probing_recipe.VARIANTS)
+    assert set(data.read_json("probing_published.json")["runs"]) == {
+        f"{name}, {task}"
+        for task in probing_recipe.TASKS
+        for name in (probing_recipe.OF_ASPECT if task == "aspect" else probing_recipe.PUBLISHED)
+    }
+
+
+def test_a_causal_model_is_exactly_at_chance_in_all_stored_cells_before_the_labelled_word():
+    stored = data.read_json("probing_cells.json")
+    before = [i for i, cell in enumerate(stored["cells"]) if is_following(cell)]
+    assert len(before) == 9
+    for name, own in stored["runs"].items():
+        if name.startswith(("base,", "causal")):
+            assert (np.array(own)[:, before] == 0.5).all(), name
+
+
+def is_following(cell):
+    label, word = cell.split()
+    return cell_kind(label, int(word)) == "following"
+
+
+def test_committed_adapters_are_equally_long_trained_and_small():
+    shown = {"causal": 1, "mntp": 3, "simcse": 3, "supervised": 1}
+    names = sorted(f"{kind}-{seed}" for kind, n in shown.items() for seed in range(n))
+    folder = data.DATA / "probing_adapters"
+    assert names == sorted(path.name for path in folder.iterdir())
+    for name in names:
+        log = data.read_json(f"probing_adapters/{name}/log.json")
+        assert len(log["losses"]) == log["steps"] == (300 if name[0] in "mc" else 150)
+    assert sum(path.stat().st_size for path in folder.rglob("*")) < 25e6
+
+
+def leaves(content):
+    if isinstance(content, (dict, list)):
+        for own in content.values() if isinstance(content, dict) else content:
+            yield from leaves(own)
+    else:
+        yield content
+
+
+def test_only_numbers_of_the_published_tasks_are_stored():
+    runs = data.read_json("probing_published.json")["runs"]
+    assert all(isinstance(value, (int, float)) for value in leaves(runs))
+    labels = {"telicity", "duration", "random", "new words", "larger class", "accuracy", "auc"}
+    assert {key for own in runs.values() for key in own} <= labels | set(wordsets.CONTEXT_PROBES)

@@ -413,6 +413,7 @@ def of_seed(seed, rates):
             }
             for name, m in (("T0", models.t0), ("T1", models.t1))
         },
+        "student": judged(models.small, data, models),
         "untrained": round(likeness(models.t0, toy.tiny_llama(seed=seed + 4000), models.world), 4),
         "ladder": ladder(models, seed),
         "ladder, small start": ladder(family(seed, SMALL_START), seed),
