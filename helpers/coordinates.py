@@ -23,6 +23,12 @@ READS = ("embed_tokens", "lm_head", "q_proj", "k_proj", "gate_proj", "up_proj", 
 WRITES = ("o_proj", "down_proj")
 
 
+def layer_and_kind(name: str) -> tuple[int | None, str]:
+    """What a parameter's name says: its layer (None outside the layers) and its module's name."""
+    layer = re.search(r"layers\.(\d+)\.", name)
+    return int(layer[1]) if layer else None, name.removesuffix(".weight").rsplit(".", 1)[-1]
+
+
 class Coordinates(NamedTuple):
     """Where a model's numbers go.
 
@@ -91,26 +97,26 @@ def recoordinate(tensors: Mapping[str, Tensor], coordinates: Coordinates) -> dic
     q = coordinates.residual
     found = {}
     for name, tensor in tensors.items():
-        kind = name.removesuffix(".weight").rsplit(".", 1)[-1]
+        _, kind = layer_and_kind(name)
         if "norm" in kind:
             if not (tensor == 1).all():
                 raise ValueError(f"{name!r} has weights other than 1: fold them into what follows.")
             found[name] = torch.ones(q.shape[1])
         elif kind in READS:
-            found[name] = _inside(name, kind, tensor, coordinates) @ q
+            found[name] = _inside(name, tensor, coordinates) @ q
         elif kind in WRITES:
-            found[name] = q.T @ _inside(name, kind, tensor, coordinates)
+            found[name] = q.T @ _inside(name, tensor, coordinates)
         else:
             raise ValueError(f"no rule for the coordinates of {name!r}.")
     return found
 
 
-def _inside(name: str, kind: str, tensor: Tensor, coordinates: Coordinates) -> Tensor:
+def _inside(name: str, tensor: Tensor, coordinates: Coordinates) -> Tensor:
     """The other side of the matrix, away from the residual stream."""
-    layer = re.search(r"layers\.(\d+)\.", name)
+    layer, kind = layer_and_kind(name)
     if layer is None:  # token ids have no coordinates
         return tensor
-    heads, units = (part[int(layer[1])] for part in (coordinates.heads, coordinates.units))
+    heads, units = (part[layer] for part in (coordinates.heads, coordinates.units))
     n_heads, dim = heads.shape[:2]
     if kind in ("v_proj", "o_proj"):
         values = tensor.shape[0 if kind == "v_proj" else 1]
@@ -150,7 +156,7 @@ def activations(model: nn.Module, prompts: Tensor) -> dict[str, list[Tensor]]:
         "residual": the stream before the first and behind every layer; "units": inputs of the
         down-projections; "values": inputs of the output projections of attention.
     """
-    down, out = list(hooks.down_projections(model)), _output_projections(model)
+    down, out = list(hooks.down_projections(model)), list(output_projections(model))
     names = list(hooks.blocks(model))
     with (
         hooks.capture(model, names) as behind,
@@ -165,8 +171,9 @@ def activations(model: nn.Module, prompts: Tensor) -> dict[str, list[Tensor]]:
     }
 
 
-def _output_projections(model: nn.Module) -> list[str]:
-    return [f"{name}.o_proj" for name in hooks.attentions(model)]
+def output_projections(model: nn.Module) -> dict[str, nn.Module]:
+    """The linear layer that ends each attention, by name, in order."""
+    return {f"{name}.o_proj": module.o_proj for name, module in hooks.attentions(model).items()}
 
 
 def estimated(old: nn.Module, new: nn.Module, prompts: Tensor) -> Coordinates:

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from helpers import hooks, toy
+from helpers.coordinates import layer_and_kind, output_projections
 
 MODULES = ("up_proj", "down_proj", "v_proj", "o_proj")  # those that both methods change
 
 
 def changed_weights(model: nn.Module, kinds: tuple[str, ...] = MODULES) -> dict[str, nn.Parameter]:
     """The matrices of these kinds, by parameter name, in order of depth."""
-    return {n: w for n, w in model.named_parameters() if n.rsplit(".", 2)[-2] in kinds}
+    return {n: w for n, w in model.named_parameters() if layer_and_kind(n)[1] in kinds}
 
 
 def difference(after: nn.Module, before: nn.Module) -> dict[str, Tensor]:
@@ -78,7 +79,7 @@ def top_layers(scores: np.ndarray, n_layers: int) -> list[int]:
 
 def layer_scores(scores: Mapping[str, Tensor]) -> np.ndarray:
     """(L,) sums over all parameters of a layer."""
-    layers = [int(name.split("layers.")[1].split(".")[0]) for name in scores]
+    layers = [layer_and_kind(name)[0] for name in scores]
     totals = np.zeros(max(layers) + 1)
     np.add.at(totals, layers, [float(own.sum()) for own in scores.values()])
     return totals
@@ -193,7 +194,7 @@ def locate(model: nn.Module, facts: toy.Facts) -> Located:
     Source: Yu and Ananiadou 2024 (log-probability increase); Tan et al. 2025, arXiv 2505.14436.
     """
     down, names = hooks.down_projections(model), list(hooks.blocks(model))
-    out = {f"{n}.o_proj": a.o_proj for n, a in hooks.attentions(model).items()}
+    out = output_projections(model)
     with (
         hooks.capture(model, names, of="input") as before,
         hooks.capture(model, [*down, *out], of="input") as inner,
@@ -232,14 +233,11 @@ def neurons(model: nn.Module, layers: list[int], places: dict[str, Tensor]) -> d
         layers: K layers.
         places: by kind (K, c) numbers of neurons.
     """
-    weights, found = dict(model.named_parameters()), {}
+    weights = {layer_and_kind(n): w.detach() for n, w in changed_weights(model).items()}
+    found = {}
     for kind in MODULES:
-        rows = []
-        for layer, own in zip(layers, places[kind], strict=True):
-            weight = next(
-                w for n, w in weights.items() if f"layers.{layer}." in n and f".{kind}." in n
-            ).detach()
-            rows.append(weight[own] if kind in ("up_proj", "v_proj") else weight[:, own].T)
+        chosen = zip((weights[layer, kind] for layer in layers), places[kind], strict=True)
+        rows = [w[own] if kind in ("up_proj", "v_proj") else w[:, own].T for w, own in chosen]
         found[kind] = torch.stack(rows)
     return found
 
@@ -282,8 +280,7 @@ def injected(
     """The student's changed matrices with (L, c, d) vectors added at the places' neurons."""
     found = {}
     for name, weight in changed_weights(student).items():
-        kind = name.rsplit(".", 2)[-2]
-        layer = int(name.split("layers.")[1].split(".")[0])
+        layer, kind = layer_and_kind(name)
         axis = 0 if kind in ("up_proj", "v_proj") else 1
         vectors = translated[kind][layer]
         vectors = vectors if axis == 0 else vectors.T

@@ -98,9 +98,9 @@ def weight_cosine(a, b):
 # ------------------------------------------------------------------------- the compatibility ladder
 
 
-def rung(models, student, delta, compare=True):
+def rung(models, student, delta):
     """What a student knows without and with the difference, and how like T0 it is."""
-    same = compare and student.config.hidden_size == models.t0.config.hidden_size
+    same = student.config.hidden_size == models.t0.config.hidden_size
     same = same and student.config.intermediate_size == models.t0.config.intermediate_size
     return {
         "before": knows(student, models.world),
@@ -209,8 +209,8 @@ def parts(models, seed):
 
 
 @torch.no_grad()
-def nll(model, facts, scores=toy.last_logits):
-    return float(nn.functional.cross_entropy(scores(model, facts.prompts), facts.values))
+def nll(model, facts):
+    return float(nn.functional.cross_entropy(toy.last_logits(model, facts.prompts), facts.values))
 
 
 def starts(models, data, seed):
@@ -398,7 +398,7 @@ def of_seed(seed, rates):
     shares = {}
     for name, own in delta.items():
         ratio = float(own.norm() / old[name].norm())
-        shares.setdefault(name.rsplit(".", 2)[-2], []).append(round(ratio, 4))
+        shares.setdefault(coordinates.layer_and_kind(name)[1], []).append(round(ratio, 4))
     teachers = {"T0": models.t0, "T1": models.t1, "small": models.small, "other": models.other}
     data = parts(models, seed)
     return {
