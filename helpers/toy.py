@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -61,6 +64,24 @@ def joined(*parts: Facts) -> Facts:
     return Facts(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
+def split(world: dict[str, Facts], seed: int) -> dict[str, Facts]:
+    """The facts that a student may see, and those held out to judge it by.
+
+    Half of B and 100 of R are `train`; 20 of these are `extract` (to find the teacher's weights
+    with), 80 others `align` (to align with). "B" and "R" are the rest of either.
+    """
+    rng, seen, found = np.random.default_rng(seed), [], {}
+    for name, n in (("B", 90), ("R", 100)):
+        order = torch.from_numpy(rng.permutation(len(world[name])))
+        seen.append(Facts(*(column[order[:n]] for column in world[name])))
+        found[name] = Facts(*(column[order[n:]] for column in world[name]))
+    train = joined(*seen)
+    few = torch.from_numpy(rng.permutation(len(train)))
+    for name, rows in (("extract", few[:20]), ("align", few[20:100])):
+        found[name] = Facts(*(column[rows] for column in train))
+    return {"train": train, **found}
+
+
 def tiny_llama(
     *,
     seed: int,
@@ -95,6 +116,30 @@ def tiny_llama(
     for name, weight in model.named_parameters():
         weight.requires_grad_("norm" not in name)
     return model
+
+
+def load(path: Path) -> dict[str, LlamaForCausalLM]:
+    """Tiny Llamas by name from a safetensors file of tensors "name/parameter", in 32 bits.
+
+    Width, layers and units are read off the tensors; heads are those of `tiny_llama`.
+
+    Raises:
+        ValueError: a file that cannot be read; it is named.
+    """
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+    found = {}
+    for name in sorted({key.split("/")[0] for key in tensors}):
+        own = {
+            k.removeprefix(f"{name}/"): x for k, x in tensors.items() if k.startswith(f"{name}/")
+        }
+        gates = [x for key, x in own.items() if key.endswith("gate_proj.weight")]
+        ffn, width = gates[0].shape
+        found[name] = tiny_llama(seed=0, width=width, layers=len(gates), ffn=ffn)
+        found[name].load_state_dict(own)
+    return found
 
 
 def last_logits(model: nn.Module, prompts: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from families import one_thread  # noqa: F401
+from safetensors.torch import save_file
 from torch import nn
 
 from helpers import toy
@@ -34,6 +35,39 @@ def test_worlds_are_told_apart_by_their_seed():
     a, same, other = toy.world(1), toy.world(1), toy.world(2)
     assert torch.equal(a["B"].values, same["B"].values)
     assert not torch.equal(a["B"].prompts, other["B"].prompts)
+
+
+def test_a_split_holds_out_what_it_does_not_train_on():
+    world = toy.world(4)
+    split = toy.split(world, 4)
+    keys = {name: {tuple(row) for row in own.prompts.tolist()} for name, own in split.items()}
+    sizes = {"train": 190, "extract": 20, "align": 80, "B": 90, "R": 156}
+    assert {name: len(own) for name, own in keys.items()} == sizes
+    assert keys["extract"] | keys["align"] < keys["train"]
+    assert not keys["extract"] & keys["align"]
+    assert not keys["train"] & (keys["B"] | keys["R"])
+    assert keys["B"] < {tuple(row) for row in world["B"].prompts.tolist()}
+
+
+def test_models_are_read_back_in_their_own_shapes(tmp_path):
+    kept = {"large": toy.tiny_llama(seed=1), "small": toy.tiny_llama(seed=2, width=48, layers=2)}
+    tensors = {
+        f"{name}/{key}": x for name, model in kept.items() for key, x in model.state_dict().items()
+    }
+    save_file(tensors, tmp_path / "models.safetensors")
+    found = toy.load(tmp_path / "models.safetensors")
+    prompts = toy.world(0)["A"].prompts[:5]
+    for name, model in kept.items():
+        assert torch.equal(toy.last_logits(found[name], prompts), toy.last_logits(model, prompts))
+
+
+@pytest.mark.parametrize("content", [None, b"half"])
+def test_models_that_cannot_be_read_are_named(tmp_path, content):
+    file = tmp_path / "broken.safetensors"
+    if content:
+        file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"broken\.safetensors"):
+        toy.load(file)
 
 
 def test_a_fact_is_not_told_by_its_neighbours():

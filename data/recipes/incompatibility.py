@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
-from helpers import coordinates, similarity, toy, transfer
+from helpers import coordinates, data, similarity, toy, transfer
 from resume import Steps, rounded, versions, write
 
 SEEDS = (10, 11, 12, 13, 14)  # a pilot had used 0 to 4
@@ -68,6 +69,22 @@ def family(seed, std=None):
         learnt(toy.tiny_llama(seed=seed + 2000, std=std), world["A"], seed),
         learnt(toy.tiny_llama(seed=seed, std=std), world["A"], seed + 3000),
     )
+
+
+def keep(models, seed):
+    """Writes T0, T1, the student and the other seed in half precision."""
+    kept = {"T0": models.t0, "T1": models.t1, "small": models.small, "other": models.other}
+    tensors = {
+        f"{name}/{key}": own.half().contiguous()
+        for name, model in kept.items()
+        for key, own in model.state_dict().items()
+    }
+    file = data.DATA / "incompatibility_models" / f"{seed}.safetensors"
+    file.parent.mkdir(exist_ok=True)
+    partial = file.with_suffix(".partial")
+    save_file(tensors, partial)
+    partial.chmod(0o644)  # safetensors are written 0600
+    partial.replace(file)
 
 
 def knows(model, world):
@@ -187,37 +204,16 @@ def path(models, seed):
 # ------------------------------------------------------------------------------- after injection
 
 
-def parts(models, seed):
-    """Half of B and 100 of R to train on, 20 of these to extract with, the rest held out."""
-    rng = np.random.default_rng(seed)
-    cut = {}
-    for name, n in (("B", 90), ("R", 100)):
-        order = torch.from_numpy(rng.permutation(len(models.world[name])))
-        own = models.world[name]
-        cut[name] = [
-            toy.Facts(*(column[rows] for column in own)) for rows in (order[:n], order[n:])
-        ]
-    train = toy.joined(cut["B"][0], cut["R"][0])
-    few = torch.from_numpy(rng.permutation(len(train)))
-    return {
-        "train": train,
-        "extract": toy.Facts(*(column[few[:20]] for column in train)),
-        "align": toy.Facts(*(column[few[20:100]] for column in train)),
-        "B": cut["B"][1],
-        "R": cut["R"][1],
-    }
-
-
 @torch.no_grad()
 def nll(model, facts):
     return float(nn.functional.cross_entropy(toy.last_logits(model, facts.prompts), facts.values))
 
 
-def starts(models, data, seed):
+def starts(models, split, seed):
     """LoRA factors of every arm; None is the usual start."""
     student = models.small
     from_t1, from_t0 = (
-        transfer.seek(teacher, student, transfer.sensitivity(teacher, data["extract"]), RANK)
+        transfer.seek(teacher, student, transfer.sensitivity(teacher, split["extract"]), RANK)
         for teacher in (models.t1, models.t0)
     )
     rng = np.random.default_rng(seed)
@@ -232,23 +228,23 @@ def starts(models, data, seed):
 
 
 def after_injection(models, seed):
-    data, found = parts(models, seed), {}
-    for name, factors in starts(models, data, seed).items():
+    split, found = toy.split(models.world, seed), {}
+    for name, factors in starts(models, split, seed).items():
         model = transfer.with_lora(models.small, RANK, seed, factors)
         looks = {}
         for step, _ in toy.training(
-            model, *data["train"], steps=max(LOOKS), rng=seed, decay=0, batch_size=64
+            model, *split["train"], steps=max(LOOKS), rng=seed, decay=0, batch_size=64
         ):
             if step in LOOKS:
-                looks[step] = looked(model, data, models)
+                looks[step] = looked(model, split, models)
         found[name] = looks
     return found
 
 
-def looked(model, data, models):
+def looked(model, split, models):
     return {
-        "nll": round(nll(model, data["R"]), 4),
-        **{name: round(toy.accuracy(model, data[name]), 4) for name in "BR"},
+        "nll": round(nll(model, split["R"]), 4),
+        **{name: round(toy.accuracy(model, split[name]), 4) for name in "BR"},
         "A": round(toy.accuracy(model, models.world["A"]), 4),
     }
 
@@ -268,17 +264,17 @@ def counts(student):
     return int(0.1 * student.config.intermediate_size), int(0.1 * student.config.hidden_size)
 
 
-def translations(models, data, seed):
+def translations(models, split, seed):
     """The tensors that the arms translate; they differ in nothing else."""
     student = models.small
-    found = {"T1": neurons_of(models.t1, student, data["extract"])[0]}
-    found["T0"] = neurons_of(models.t0, student, data["extract"])[0]
+    found = {"T1": neurons_of(models.t1, student, split["extract"])[0]}
+    found["T0"] = neurons_of(models.t0, student, split["extract"])[0]
     generator = torch.Generator().manual_seed(seed)
     found["noise"] = {
         kind: torch.randn(own.shape, generator=generator) * own.std()
         for kind, own in found["T1"].items()
     }
-    own = neurons_of(student, student, data["extract"])[0]
+    own = neurons_of(student, student, split["extract"])[0]
     found["its own"] = {kind: widened(x, models.t1.config.hidden_size) for kind, x in own.items()}
     return found
 
@@ -288,10 +284,10 @@ def widened(vectors, width):
     return nn.functional.pad(vectors, (0, width - vectors.shape[-1]))
 
 
-def align(models, data, vectors, seed, *, lr, steps=ALIGN_STEPS, weight=1000.0):
+def align(models, split, vectors, seed, *, lr, steps=ALIGN_STEPS, weight=1000.0):
     """(losses, fused student) after training the translator on the few examples."""
     student, wide = models.small, models.t1.config.hidden_size
-    located = transfer.locate(student, data["extract"])
+    located = transfer.locate(student, split["extract"])
     layers = list(range(student.config.num_hidden_layers))
     places = transfer.places_of(located, layers, counts(student))
     translator = transfer.Translator(wide, student.config.hidden_size, std=1e-2, seed=seed)
@@ -299,7 +295,7 @@ def align(models, data, vectors, seed, *, lr, steps=ALIGN_STEPS, weight=1000.0):
     losses = [
         loss
         for _, loss in toy.training(
-            model, *data["align"], steps=steps, rng=seed, lr=lr, decay=0.05,
+            model, *split["align"], steps=steps, rng=seed, lr=lr, decay=0.05,
             batch_size=ALIGN_BATCH, scores=scores, penalty=penalty,
         )
     ]  # fmt: skip
@@ -311,18 +307,18 @@ def align(models, data, vectors, seed, *, lr, steps=ALIGN_STEPS, weight=1000.0):
 
 
 def before_injection(models, seed, lr):
-    data, found = parts(models, seed), {}
-    for name, vectors in translations(models, data, seed).items():
-        losses, fused = align(models, data, vectors, seed, lr=lr)
-        found[name] = {**judged(fused, data, models), "losses": rounded(losses)}
+    split, found = toy.split(models.world, seed), {}
+    for name, vectors in translations(models, split, seed).items():
+        losses, fused = align(models, split, vectors, seed, lr=lr)
+        found[name] = {**judged(fused, split, models), "losses": rounded(losses)}
         if name == "T1":
-            _, loose = align(models, data, vectors, seed, lr=lr, steps=60, weight=0.0)
-            found["T1, no penalty, 60 steps"] = judged(loose, data, models)
+            _, loose = align(models, split, vectors, seed, lr=lr, steps=60, weight=0.0)
+            found["T1, no penalty, 60 steps"] = judged(loose, split, models)
     return found
 
 
-def judged(model, data, models):
-    return {**looked(model, data, models), "align nll": round(nll(model, data["align"]), 4)}
+def judged(model, split, models):
+    return {**looked(model, split, models), "align nll": round(nll(model, split["align"]), 4)}
 
 
 # ------------------------------------------------------------------------------ through language
@@ -348,7 +344,7 @@ def distilled(models, facts, seed, *, steps, lr, batch_size=256, labels=False):
 
 def language(models, seed, rates):
     """All prompts; and the 80 examples of the translator, with its steps and batches."""
-    data = parts(models, seed)
+    split = toy.split(models.world, seed)
     everything = toy.joined(*(models.world[name] for name in "ABR"))
     found = {
         "all prompts": knows(distilled(models, everything, seed, steps=300, lr=3e-3), models.world)
@@ -356,7 +352,7 @@ def language(models, seed, rates):
     for name, labels in (("outputs", False), ("labels", True)):
         few = {"steps": ALIGN_STEPS, "batch_size": ALIGN_BATCH, "lr": rates[name], "labels": labels}
         found[f"80 examples, {name}"] = judged(
-            distilled(models, data["align"], seed, **few), data, models
+            distilled(models, split["align"], seed, **few), split, models
         )
     return found
 
@@ -366,18 +362,18 @@ def language(models, seed, rates):
 
 def tuned(models, seed):
     """Held-out nll of R after the few steps, by way and learning rate."""
-    data, found = parts(models, seed), {}
-    vectors = translations(models, data, seed)["T1"]
+    split, found = toy.split(models.world, seed), {}
+    vectors = translations(models, split, seed)["T1"]
     for lr in RATES:
-        fused = align(models, data, vectors, seed, lr=lr)[1]
+        fused = align(models, split, vectors, seed, lr=lr)[1]
         few = {"steps": ALIGN_STEPS, "batch_size": ALIGN_BATCH, "lr": lr}
         arms = {
             "translator": fused,
-            "outputs": distilled(models, data["align"], seed, **few),
-            "labels": distilled(models, data["align"], seed, **few, labels=True),
+            "outputs": distilled(models, split["align"], seed, **few),
+            "labels": distilled(models, split["align"], seed, **few, labels=True),
         }
         for name, model in arms.items():
-            found.setdefault(name, []).append(round(nll(model, data["R"]), 4))
+            found.setdefault(name, []).append(round(nll(model, split["R"]), 4))
     return found
 
 
@@ -393,27 +389,28 @@ def settings():
 
 def of_seed(seed, rates):
     models = family(seed)
+    keep(models, seed)
     delta = transfer.difference(models.t1, models.t0)
     old = transfer.changed_weights(models.t0)
     shares = {}
     for name, own in delta.items():
-        ratio = float(own.norm() / old[name].norm())
+        ratio = float(own.norm() / old[name].detach().norm())
         shares.setdefault(coordinates.layer_and_kind(name)[1], []).append(round(ratio, 4))
     teachers = {"T0": models.t0, "T1": models.t1, "small": models.small, "other": models.other}
-    data = parts(models, seed)
+    split = toy.split(models.world, seed)
     return {
         "models": {name: knows(model, models.world) for name, model in teachers.items()},
         "size of the difference": shares,
         "layers": {
             name: {
                 "sensitivity": rounded(
-                    transfer.layer_scores(transfer.sensitivity(m, data["extract"]))
+                    transfer.layer_scores(transfer.sensitivity(m, split["extract"]))
                 ),
-                "attribution": rounded(transfer.locate(m, data["extract"]).layers),
+                "attribution": rounded(transfer.locate(m, split["extract"]).layers),
             }
             for name, m in (("T0", models.t0), ("T1", models.t1))
         },
-        "student": judged(models.small, data, models),
+        "student": judged(models.small, split, models),
         "untrained": round(likeness(models.t0, toy.tiny_llama(seed=seed + 4000), models.world), 4),
         "ladder": ladder(models, seed),
         "ladder, small start": ladder(family(seed, SMALL_START), seed),
