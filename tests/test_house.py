@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = sorted((ROOT / "helpers").glob("*.py"))
 EACH_ROOM = pytest.mark.parametrize("path", ROOMS, ids=lambda path: path.stem)
 
-GROUND_FLOOR = ["stats", "twosample", "spectral", "similarity", "models", "data", "plots"]
+GROUND_FLOOR = ["stats", "twosample", "spectral", "similarity", "models", "data", "plots", "scenes"]
 # In the order of the design: a room of an upper floor imports only rooms before it.
 UPPER_FLOORS = [
     "wordsets",
@@ -27,6 +27,7 @@ UPPER_FLOORS = [
     "coordinates",
     "transfer",
     "vq",
+    "iem",
     "probing",
     "bundles",
     "rank_one",

@@ -1,0 +1,155 @@
+"""Tokenizers of pictures: the small one, and adapters to models of transformers."""
+
+import pytest
+import torch
+from families import one_thread  # noqa: F401
+from safetensors.torch import save_file
+from torch import nn
+from transformers import (
+    ChameleonVQVAE,
+    ChameleonVQVAEConfig,
+    JanusVQVAE,
+    JanusVQVAEConfig,
+)
+from transformers.models.emu3.configuration_emu3 import Emu3VQVAEConfig
+from transformers.models.emu3.modeling_emu3 import Emu3VQVAE
+
+from helpers import iem, vq
+
+BOOK = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
+
+
+def test_the_nearest_code_by_hand():
+    vectors = torch.tensor([[0.4, 0.0], [0.6, 0.0], [0.0, 1.1]])
+    assert vq.nearest(vectors, BOOK).tolist() == [0, 1, 2]
+    tokens = torch.tensor([[[0, 2], [1, 1]]])
+    assert torch.equal(vq.nearest(vq.looked_up(BOOK, tokens).movedim(1, -1), BOOK), tokens)
+
+
+def test_usage_by_hand():
+    counts, perplexity = vq.usage(torch.tensor([0, 1, 2, 3]), 8)
+    assert counts.tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
+    assert perplexity == pytest.approx(4.0)
+    assert vq.usage(torch.tensor([0, 0, 0, 1]), 2)[1] == pytest.approx(1.754765)
+
+
+@pytest.mark.parametrize("token", [-1, 3])
+def test_a_token_outside_the_codebook_is_named(token):
+    with pytest.raises(ValueError, match=r"from 0 to 2"):
+        vq.looked_up(BOOK, torch.tensor([[[token]]]))
+
+
+def small():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = vq.SmallVQ(codes=16, width=8, channels=16).eval()
+        model.codebook.copy_(torch.randn(16, 8))
+    return model
+
+
+def janus():
+    config = JanusVQVAEConfig(
+        embed_dim=4, num_embeddings=16, latent_channels=8, base_channels=32,
+        channel_multiplier=[1, 1], num_res_blocks=1, num_patches=8,
+    )  # fmt: skip
+    return JanusVQVAE(config)
+
+
+def chameleon():
+    config = ChameleonVQVAEConfig(
+        embed_dim=4, num_embeddings=16, latent_channels=8, resolution=16, base_channels=32,
+        channel_multiplier=[1, 1], num_res_blocks=1,
+    )  # fmt: skip
+    return ChameleonVQVAE(config)
+
+
+def emu3():
+    config = Emu3VQVAEConfig(
+        codebook_size=16, embed_dim=4, latent_channels=4, base_channels=32,
+        channel_multiplier=[1, 1], num_res_blocks=1, attn_resolutions=[], hidden_size=32,
+        temporal_downsample_factor=2,
+    )  # fmt: skip
+    return Emu3VQVAE(config)
+
+
+REAL = {"janus": janus, "chameleon": chameleon, "emu3": emu3}
+
+
+def real(name):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return REAL[name]().eval()
+
+
+def pictures(size):
+    return torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", ["small", *REAL])
+def test_pictures_become_tokens_vectors_and_importances(name):
+    tokenizer = small() if name == "small" else vq.from_transformers(real(name))
+    tokens = tokenizer.encode(pictures(48 if name == "small" else 16))
+    side = 12 if name == "small" else 8
+    assert tokens.shape == (2, side, side)
+    embedded = tokenizer.embed(tokens)
+    assert embedded.shape == (2, tokenizer.codebook.shape[1], side, side)
+    assert torch.equal(embedded[1, :, 2, 3], tokenizer.codebook[tokens[1, 2, 3]])
+    reader = nn.Sequential(nn.Flatten(), nn.Linear(embedded[0].numel(), 3))
+    assert iem.gradient(reader, embedded, torch.tensor([0, 2])).shape == embedded.shape
+
+
+@pytest.mark.parametrize("name", ["small", "janus", "emu3"])
+def test_decoding_is_differentiable_in_the_vectors(name):
+    tokenizer = small() if name == "small" else vq.from_transformers(real(name))
+    size = 48 if name == "small" else 16
+    embedded = tokenizer.embed(tokenizer.encode(pictures(size))).requires_grad_()
+    decoded = tokenizer.decode(embedded)
+    assert decoded.shape == (2, 3, size, size)
+    (gradient,) = torch.autograd.grad(decoded.sum(), embedded)
+    assert gradient.abs().sum() > 0
+
+
+def test_janus_decodes_as_its_own_decode_does():
+    model = real("janus")
+    tokenizer = vq.from_transformers(model)
+    tokens = tokenizer.encode(pictures(16))
+    with torch.no_grad():
+        theirs = model.decode(tokens.view(2, -1)) / 2 + 0.5
+        torch.testing.assert_close(tokenizer.decode(tokenizer.embed(tokens)), theirs)
+    assert torch.equal(tokens.flatten(), model.encode(2 * pictures(16) - 1).image_tokens)
+
+
+def test_emu3_decodes_as_its_own_decode_does():
+    model = real("emu3")
+    tokenizer = vq.from_transformers(model)
+    tokens = tokenizer.encode(pictures(16))
+    with torch.no_grad():
+        theirs = model.decode(tokens) / 2 + 0.5
+        torch.testing.assert_close(tokenizer.decode(tokenizer.embed(tokens)), theirs)
+
+
+def test_a_model_without_a_decoder_says_so():
+    tokenizer = vq.from_transformers(real("chameleon"))
+    with pytest.raises(NotImplementedError, match=r"ChameleonVQVAE has an encoder but no decoder"):
+        tokenizer.decode(tokenizer.embed(torch.zeros(1, 8, 8, dtype=torch.long)))
+
+
+def test_a_model_without_a_tokenizer_is_named():
+    with pytest.raises(TypeError, match=r"Linear has no part among"):
+        vq.from_transformers(nn.Linear(2, 2))
+
+
+def test_a_tokenizer_is_found_inside_a_larger_model():
+    assert vq.from_transformers(nn.ModuleDict({"vqmodel": real("janus")})).codebook.shape == (16, 4)
+
+
+def test_models_are_loaded_by_name(tmp_path):
+    model, file = small(), tmp_path / "models.safetensors"
+    save_file({f"tok/{key}": x.half() for key, x in model.state_dict().items()}, file)
+    found = vq.load(file, vq.SmallVQ(codes=16, width=8, channels=16), "tok")
+    torch.testing.assert_close(found.codebook, model.codebook, atol=2e-3, rtol=0)
+    with pytest.raises(ValueError, match=r"holds no 'judge', only \['tok'\]"):
+        vq.load(file, nn.Linear(1, 1), "judge")
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"models\.safetensors cannot be read"):
+        vq.load(file, small(), "tok")
