@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import nbformat
+import numpy as np
 import psutil
 from bs4 import BeautifulSoup
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
@@ -268,9 +269,13 @@ def tidy(notebook: NotebookNode) -> NotebookNode:
 
 
 def in_few_colours(png: str) -> str:
-    """A PNG (base64) in 256 colours: smaller, and a figure looks the same."""
+    """A PNG (base64) in 256 colours, which is smaller, unless one would see the difference."""
     image, small = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"), io.BytesIO()
-    image.quantize(dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    fewer = image.quantize(dither=Image.Dither.NONE)
+    apart = np.abs(np.asarray(image, int) - np.asarray(fewer.convert("RGB"), int)).max(-1)
+    if (apart > 32).mean() > 5e-4:  # pictures and heat maps: whole patches would change colour
+        return png
+    fewer.save(small, "PNG", optimize=True)
     return min(base64.b64encode(small.getvalue()).decode(), png, key=len)
 
 

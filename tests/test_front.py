@@ -174,3 +174,14 @@ def test_figures_are_kept_small_and_look_the_same():
     )
     assert len(small) < 0.9 * len(png)
     assert np.abs(old - new).mean() < 1
+
+
+def test_pictures_keep_their_colours():
+    """A small green patch in a noisy picture of many colours would become grey in 256 of them."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    pixels[50:60, 50:60] = (30, 200, 40)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    png = base64.b64encode(buffer.getvalue()).decode()
+    assert front.in_few_colours(png) == png
