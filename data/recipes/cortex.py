@@ -1,12 +1,12 @@
-"""Makes what notebook 07 loads: tokenizer, classifiers of tokens, judges, and numbers of seeds.
+"""Makes what notebook 07 loads: tokenizer, judges, classifiers of tokens (readers), and numbers.
 
-    python data/recipes/cortex.py tokenizer     about 20 minutes on one core
-    python data/recipes/cortex.py judges        about 10 minutes
-    python data/recipes/cortex.py readers       about 15 minutes
-    python data/recipes/cortex.py numbers       about 25 minutes
+    python data/recipes/cortex.py tokenizer               about 12 minutes on one core
+    python data/recipes/cortex.py judges                  about 3 minutes
+    python data/recipes/cortex.py readers [backwards]     about 25 minutes
+    python data/recipes/cortex.py numbers [backwards]     about 6 minutes
 
-In this order. Finished steps are kept in the cache folder; a CUDA device is used where there is
-one for the tokenizer and the judges.
+In this order. Finished models and steps are kept in the cache folder; the tokenizer is trained on a
+CUDA device where there is one.
 """
 
 import sys
@@ -56,25 +56,23 @@ class Averages:
         self.codebook[dead] = self.sums[dead]
 
 
-def rate_at(step, steps=STEPS):
-    return RATE * min(1, step / 50) * 0.5 * (1 + np.cos(np.pi * step / steps))
+def rate_at(step):
+    return RATE * min(1, step / 50) * 0.5 * (1 + np.cos(np.pi * step / STEPS))
 
 
-def train_tokenizer(
-    images, *, steps=STEPS, channels=64, codes=CODES, seed=SEEDS["tokenizer"], report=500
-):
-    generator = torch.Generator().manual_seed(seed)
+def train_tokenizer(images):
+    generator = torch.Generator().manual_seed(SEEDS["tokenizer"])
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = vq.SmallVQ(codes=codes, width=WIDTH, channels=channels).to(DEVICE)
+        torch.manual_seed(SEEDS["tokenizer"])
+        model = vq.SmallVQ(codes=CODES, width=WIDTH).to(DEVICE)
     with torch.no_grad():
         first = model.encoder(images[:200].to(DEVICE)).movedim(1, -1).flatten(0, 2)
-    rows = torch.randperm(len(first), generator=generator)[:codes]
+    rows = torch.randperm(len(first), generator=generator)[:CODES]
     model.codebook.copy_(first[rows.to(DEVICE)])
     averages = Averages(model.codebook, generator)
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
-    for step in range(1, steps + 1):
-        optimizer.param_groups[0]["lr"] = rate_at(step, steps)
+    for step in range(1, STEPS + 1):
+        optimizer.param_groups[0]["lr"] = rate_at(step)
         x = images[torch.randint(len(images), (BATCH,), generator=generator)].to(DEVICE)
         z = model.encoder(x)
         vectors = z.detach().movedim(1, -1).flatten(0, 2)
@@ -86,9 +84,9 @@ def train_tokenizer(
         loss.backward()
         optimizer.step()
         averages.update(vectors, tokens)
-        if step % 50 == 0 and step < 0.8 * steps:
+        if step % 50 == 0 and step < 0.8 * STEPS:
             averages.restart(vectors)
-        if step % report == 0:
+        if step % 500 == 0:
             print(f"step {step}: {quality(model, images[:200])}", flush=True)
     return model.cpu().eval()
 
