@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import base64
 import html
-import io
 import json
 import logging
 import mimetypes
@@ -22,7 +21,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import nbformat
-import numpy as np
 import psutil
 from bs4 import BeautifulSoup
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
@@ -31,8 +29,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
-from PIL import Image
 from traitlets.config import Config
+
+from helpers.plots import in_few_colours
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
@@ -266,17 +265,6 @@ def tidy(notebook: NotebookNode) -> NotebookNode:
         del notebook.metadata["widgets"]
     notebook.metadata.get("language_info", {}).pop("version", None)
     return notebook
-
-
-def in_few_colours(png: str) -> str:
-    """A PNG (base64) in 256 colours, which is smaller, unless one would see the difference."""
-    image, small = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"), io.BytesIO()
-    fewer = image.quantize(dither=Image.Dither.NONE)
-    apart = np.abs(np.asarray(image, int) - np.asarray(fewer.convert("RGB"), int)).max(-1)
-    if (apart > 32).mean() > 5e-4:  # pictures and heat maps: whole patches would change colour
-        return png
-    fewer.save(small, "PNG", optimize=True)
-    return min(base64.b64encode(small.getvalue()).decode(), png, key=len)
 
 
 def write(path: Path, text: str) -> None:
