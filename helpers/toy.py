@@ -118,10 +118,8 @@ def tiny_llama(
     return model
 
 
-def load(path: Path) -> dict[str, LlamaForCausalLM]:
-    """Tiny Llamas by name from a safetensors file of tensors "name/parameter", in 32 bits.
-
-    Width, layers and units are read off the tensors; heads are those of `tiny_llama`.
+def stored_weights(path: Path) -> dict[str, dict[str, Tensor]]:
+    """State dicts by model from a safetensors file of tensors "model/parameter".
 
     Raises:
         ValueError: a file that cannot be read; it is named.
@@ -130,11 +128,20 @@ def load(path: Path) -> dict[str, LlamaForCausalLM]:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, parameter = key.split("/", 1)
+        found.setdefault(name, {})[parameter] = tensor
+    return found
+
+
+def load(path: Path) -> dict[str, LlamaForCausalLM]:
+    """Tiny Llamas by name, in 32 bits; see `stored_weights` for the file and its errors.
+
+    Width, layers and units are read off the tensors; heads are those of `tiny_llama`.
+    """
     found = {}
-    for name in sorted({key.split("/")[0] for key in tensors}):
-        own = {
-            k.removeprefix(f"{name}/"): x for k, x in tensors.items() if k.startswith(f"{name}/")
-        }
+    for name, own in stored_weights(path).items():
         gates = [x for key, x in own.items() if key.endswith("gate_proj.weight")]
         ffn, width = gates[0].shape
         found[name] = tiny_llama(seed=0, width=width, layers=len(gates), ffn=ffn)

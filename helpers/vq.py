@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from helpers import toy
 
 
 class VQTokenizer(Protocol):
@@ -117,15 +117,10 @@ def load(path: Path, model: nn.Module, name: str) -> nn.Module:
     Raises:
         ValueError: a file that cannot be read, or without such weights; it is named.
     """
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
-    own = {k.removeprefix(f"{name}/"): x for k, x in tensors.items() if k.startswith(f"{name}/")}
-    if not own:
-        names = sorted({key.split("/")[0] for key in tensors})
-        raise ValueError(f"{path} holds no {name!r}, only {names}.")
-    model.load_state_dict(own)
+    kept = toy.stored_weights(path)
+    if name not in kept:
+        raise ValueError(f"{path} holds no {name!r}, only {sorted(kept)}.")
+    model.load_state_dict(kept[name])
     return model.eval()
 
 

@@ -14,11 +14,10 @@ import sys
 import numpy as np
 import quantus
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from helpers import data, iem, models, scenes, stats, toy, vq
-from resume import Steps, rounded, versions, write
+from resume import Steps, rounded, versions, write, write_weights
 
 CODES, WIDTH = 128, 32
 STEPS, BATCH, RATE = 6000, 48, 2e-3
@@ -62,9 +61,7 @@ def rate_at(step):
 
 def train_tokenizer(images):
     generator = torch.Generator().manual_seed(SEEDS["tokenizer"])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEEDS["tokenizer"])
-        model = vq.SmallVQ(codes=CODES, width=WIDTH).to(DEVICE)
+    model = seeded(lambda: vq.SmallVQ(codes=CODES, width=WIDTH), SEEDS["tokenizer"]).to(DEVICE)
     with torch.no_grad():
         first = model.encoder(images[:200].to(DEVICE)).movedim(1, -1).flatten(0, 2)
     rows = torch.randperm(len(first), generator=generator)[:CODES]
@@ -112,28 +109,14 @@ def kept(name, make):
     """A model's tensors by name, made once and kept in the cache folder."""
     file = models.cache_dir() / "recipes" / f"cortex_{name}.safetensors"
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {key: own.contiguous().half() for key, own in make().state_dict().items()}
-        partial = file.with_suffix(".partial")
-        save_file(tensors, partial)
-        partial.replace(file)
-    return load_file(file)
-
-
-def packed(file, groups):
-    """Writes data/<file> with tensors "name/parameter"."""
-    tensors = {f"{name}/{key}": x for name, own in groups.items() for key, x in own.items()}
-    partial = data.DATA / f"{file}.partial"
-    save_file(tensors, partial)
-    partial.chmod(0o644)  # safetensors are written 0600
-    partial.replace(data.DATA / file)
-    print(f"data/{file}: {(data.DATA / file).stat().st_size / 1e3:.0f} kB")
+        write_weights(file, {name: make().state_dict()})
+    return toy.stored_weights(file)[name]
 
 
 def tokenizer():
     images = torch.from_numpy(mixed(8000, SEEDS["tokenizer"]).images)
-    packed(
-        "cortex_tokenizer.safetensors",
+    write_weights(
+        data.DATA / "cortex_tokenizer.safetensors",
         {"tokenizer": kept("tokenizer", lambda: train_tokenizer(images))},
     )
     found = vq.load(data.DATA / "cortex_tokenizer.safetensors", vq.SmallVQ(), "tokenizer")
@@ -210,7 +193,7 @@ def judges():
 
         found[name] = kept(f"judge_{name.replace(', ', '_')}", make)
         print("judge:", name, flush=True)
-    packed("cortex_judges.safetensors", found)
+    write_weights(data.DATA / "cortex_judges.safetensors", found)
     test = mixed(400, SEEDS["test"])
     shown = decoded(tokenizer, tokens_of(tokenizer, test.images))
     for name, (pooled, _) in JUDGES.items():
@@ -300,7 +283,7 @@ def readers():
         found[name] = kept(f"reader_{name}", make)
         print("reader:", name, flush=True)
     shipped = [name for name in names if not name.startswith(UNSHIPPED)]
-    packed("cortex_readers.safetensors", {name: found[name] for name in shipped})
+    write_weights(data.DATA / "cortex_readers.safetensors", {name: found[name] for name in shipped})
 
 
 # -------------------------------------------------------------------------------------- numbers
@@ -628,7 +611,7 @@ def accuracies(bench):
 
 
 def numbers():
-    bench = Bench()
+    bench, steps = Bench(), Steps("cortex_numbers", {"rates": RATES, "noise": NOISE})
     plain = [name for name, plan in plans().items() if plan[2] == "plain"]
     cnns = [f"cnn-{k}" for k in range(3)]
     tasks = {"accuracies": lambda: accuracies(bench)}
@@ -643,8 +626,12 @@ def numbers():
             tasks[f"hunted: {name}"] = lambda name=name: hunted(bench, name)
     for name in cnns:
         tasks[f"counted: {name}"] = lambda name=name: counted(bench, name)
-        tasks[f"written: {name}"] = lambda name=name: written(bench, name, counted(bench, name))
-    runs = Steps("cortex_numbers", {"rates": RATES, "noise": NOISE}).run_all(tasks)
+
+        def with_counts(name=name):
+            return written(bench, name, steps.run(f"counted: {name}", tasks[f"counted: {name}"]))
+
+        tasks[f"written: {name}"] = with_counts
+    runs = steps.run_all(tasks)
     write("cortex_numbers.json", {**versions(), "noise": bench.noise, "runs": runs}, indent=None)
 
 

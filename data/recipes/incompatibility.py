@@ -13,11 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from helpers import coordinates, data, similarity, toy, transfer
-from resume import Steps, rounded, versions, write
+from resume import Steps, rounded, versions, write, write_weights
 
 SEEDS = (10, 11, 12, 13, 14)  # a pilot had used 0 to 4
 TUNING_SEEDS = (100, 101)
@@ -72,19 +71,10 @@ def family(seed, std=None):
 
 
 def keep(models, seed):
-    """Writes T0, T1, the student and the other seed in half precision."""
+    """Writes T0, T1, the student and the other seed."""
     kept = {"T0": models.t0, "T1": models.t1, "small": models.small, "other": models.other}
-    tensors = {
-        f"{name}/{key}": own.half().contiguous()
-        for name, model in kept.items()
-        for key, own in model.state_dict().items()
-    }
     file = data.DATA / "incompatibility_models" / f"{seed}.safetensors"
-    file.parent.mkdir(exist_ok=True)
-    partial = file.with_suffix(".partial")
-    save_file(tensors, partial)
-    partial.chmod(0o644)  # safetensors are written 0600
-    partial.replace(file)
+    write_weights(file, {name: model.state_dict() for name, model in kept.items()})
 
 
 def knows(model, world):

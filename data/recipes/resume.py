@@ -7,6 +7,7 @@ import sys
 import torch
 import transformers
 from filelock import FileLock
+from safetensors.torch import save_file
 
 from helpers import data, models
 
@@ -62,6 +63,21 @@ def write(name, content, indent=1):
     text = json.dumps(content, indent=indent, ensure_ascii=False)
     (data.DATA / name).write_text(text + "\n", encoding="utf-8")
     print(f"data/{name}: {len(text) / 1e3:.0f} kB")
+
+
+def write_weights(path, groups):
+    """State dicts by model as half-precision tensors "model/parameter", whole or not at all."""
+    tensors = {
+        f"{name}/{key}": own.half().contiguous()
+        for name, weights in groups.items()
+        for key, own in weights.items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial)
+    partial.chmod(0o644)  # safetensors are written 0600
+    partial.replace(path)
+    print(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB", flush=True)
 
 
 def rounded(values, digits=4):
