@@ -37,6 +37,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name == "test_notebooks.py")
 
 
+@pytest.fixture(autouse=True)
+def fixed_random_numbers():
+    """A test draws the same numbers alone, in any order, and after a test was added before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def tutorials_data() -> Path:
     """The folder of the papers' own data, which a reader may have or not."""

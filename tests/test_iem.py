@@ -187,11 +187,15 @@ def test_gumbel_samples_have_the_probabilities_of_the_logits():
 
 
 def test_readers_learn(one_thread):  # noqa: F811
-    """Which of two vectors is somewhere in the map."""
+    """Whether a vector is somewhere in the map.
+
+    Of two vectors, a reader may learn one and tell the other by its absence (1 seed of 92 did):
+    then nothing points at the other. Only a presence has a place.
+    """
     generator = torch.Generator().manual_seed(0)
     e = torch.randn(200, 32, 12, 12, generator=generator)
     labels = torch.arange(200) % 2
-    e[torch.arange(200), labels, 5, 5] += 8
+    e[labels == 1, 0, 5, 5] += 8
     reader = iem.cnn(2).train()
     optimizer = torch.optim.Adam(reader.parameters(), lr=3e-3)
     for _ in range(40):
@@ -200,5 +204,5 @@ def test_readers_learn(one_thread):  # noqa: F811
         optimizer.step()
     reader.eval()
     assert (reader(e).argmax(1) == labels).float().mean() > 0.95
-    found = iem.gradient(reader, e[:20], labels[:20]).amax(1)
+    found = iem.gradient(reader, e[1:41:2], labels[1:41:2]).amax(1)
     assert iem.top(found, 5)[:, 4:7, 4:7].any((1, 2)).float().mean() > 0.8
