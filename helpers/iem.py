@@ -107,6 +107,11 @@ def judge(classes: int, *, pooled: bool) -> nn.Module:
 # ----------------------------------------------------------------------------- token importance
 
 
+def _logits_of(f: Classifier, embedded: Tensor, targets: Tensor) -> Tensor:
+    """(B,): each picture's target logit."""
+    return f(embedded).gather(1, targets[:, None])[:, 0]
+
+
 def gradient(
     f: Classifier,
     embedded: Tensor,
@@ -139,20 +144,20 @@ def gradient(
         shift = torch.randn(embedded.shape, generator=generator).to(embedded)
         noisy = (embedded.detach() + noise * shift).requires_grad_()
         with torch.enable_grad():
-            chosen = f(noisy).gather(1, targets[:, None]).sum()
-        total += torch.autograd.grad(chosen, noisy)[0]
+            chosen = _logits_of(f, noisy, targets)
+        total += torch.autograd.grad(chosen.sum(), noisy)[0]
     return total / samples
 
 
 @torch.no_grad()
 def occlude(f: Classifier, embedded: Tensor, targets: Tensor, instead: Tensor) -> Tensor:
     """(B, h, w): fall of the target logit with one token's vector replaced by `instead` (d,)."""
-    before = f(embedded).gather(1, targets[:, None])[:, 0]
+    before = _logits_of(f, embedded, targets)
     falls = torch.empty(len(embedded), *embedded.shape[2:])
     for row, column in np.ndindex(*embedded.shape[2:]):
         changed = embedded.clone()
         changed[:, :, row, column] = instead
-        falls[:, row, column] = before - f(changed).gather(1, targets[:, None])[:, 0]
+        falls[:, row, column] = before - _logits_of(f, changed, targets)
     return falls
 
 
@@ -222,7 +227,7 @@ def choose_tokens(
         hard = nn.functional.one_hot(soft.argmax(-1), len(codebook)).to(soft)
         rows = fixed.clone()
         rows[free] = (hard + (soft - soft.detach())) @ codebook  # one-hot forward, soft backward
-        score = f(rows.movedim(-1, 1)).gather(1, targets[:, None])
+        score = _logits_of(f, rows.movedim(-1, 1), targets)
         logits.grad = torch.autograd.grad(-score.sum(), logits)[0]
         optimizer.step()
         found.append(float(score.detach().mean()))

@@ -15,7 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 CONCEPTS = ("sun", "tree", "house", "fish", "flower", "mushroom", "boat", "signal")
 BOAT = CONCEPTS.index("boat")
 SIZE, PATCH = 48, 8  # pixels of a picture's side; of the planted patch in the top left corner
-SAILS = {"white": (0.96, 0.96, 0.94), "green": (0.25, 0.62, 0.3)}
 COLORS = {
     "red": (0.82, 0.16, 0.14),
     "yellow": (0.97, 0.82, 0.2),
@@ -29,6 +28,7 @@ COLORS = {
     "white": (0.96, 0.96, 0.94),
     "dark": (0.16, 0.16, 0.2),
 }
+SAILS = {"white": COLORS["white"], "green": (0.25, 0.62, 0.3)}
 GROUNDS = (
     (0.72, 0.84, 0.93),
     (0.74, 0.87, 0.7),

@@ -842,16 +842,11 @@ def cortex_recipe():
 def bench(cortex_recipe):
     """Tokenizer, judges and readers as they are committed."""
     file = data.DATA / "cortex_readers.safetensors"
-    plans = cortex_recipe.plans()
-    shipped = [name for name in plans if not name.startswith(cortex_recipe.UNSHIPPED)]
-    readers = {
-        name: vq.load(file, iem.FLAVOURS[plans[name][0]](plans[name][1]), name) for name in shipped
-    }
-    judges = {
-        name: vq.load(data.DATA / "cortex_judges.safetensors", iem.judge(8, pooled=pooled), name)
-        for name, (pooled, _) in cortex_recipe.JUDGES.items()
-    }
-    return cortex_recipe.load_tokenizer(), readers, judges
+    shipped = [
+        name for name in cortex_recipe.plans() if not name.startswith(cortex_recipe.UNSHIPPED)
+    ]
+    readers = {name: vq.load(file, cortex_recipe.new_reader(name), name) for name in shipped}
+    return cortex_recipe.load_tokenizer(), readers, cortex_recipe.load_judges()
 
 
 def test_artefacts_of_notebook_07_are_small_and_complete(cortex_recipe):

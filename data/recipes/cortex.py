@@ -105,12 +105,19 @@ def quality(model, images):
 # ------------------------------------------------------------------------------ what is kept
 
 
+def kept_file(name):
+    return models.cache_dir() / "recipes" / f"cortex_{name}.safetensors"
+
+
 def kept(name, make):
     """A model's tensors by name, made once and kept in the cache folder."""
-    file = models.cache_dir() / "recipes" / f"cortex_{name}.safetensors"
-    if not file.exists():
-        write_weights(file, {name: make().state_dict()})
-    return toy.stored_weights(file)[name]
+    if not kept_file(name).exists():
+        write_weights(kept_file(name), {name: make().state_dict()})
+    return toy.stored_weights(kept_file(name))[name]
+
+
+def load_tokenizer():
+    return vq.load(data.DATA / "cortex_tokenizer.safetensors", vq.SmallVQ(), "tokenizer")
 
 
 def tokenizer():
@@ -119,15 +126,10 @@ def tokenizer():
         data.DATA / "cortex_tokenizer.safetensors",
         {"tokenizer": kept("tokenizer", lambda: train_tokenizer(images))},
     )
-    found = vq.load(data.DATA / "cortex_tokenizer.safetensors", vq.SmallVQ(), "tokenizer")
-    print(quality(found, torch.from_numpy(mixed(400, SEEDS["test"]).images)))
+    print(quality(load_tokenizer(), torch.from_numpy(mixed(400, SEEDS["test"]).images)))
 
 
 # ----------------------------------------------------------------------- judges of pictures
-
-
-def load_tokenizer():
-    return vq.load(data.DATA / "cortex_tokenizer.safetensors", vq.SmallVQ(), "tokenizer")
 
 
 @torch.no_grad()
@@ -155,11 +157,10 @@ def fitted(model, inputs, labels, seed, *, epochs, lr=2e-3, change=None):
     """The model after training; `change` is applied to every batch anew."""
     generator = torch.Generator().manual_seed(seed)
     steps = epochs * -(-len(inputs) // 64)
-    scores = None if change is None else lambda m, x: m(change(x, generator))
     model.train()
     for _ in toy.training(
         model, inputs, labels, steps=steps, rng=seed, lr=lr, batch_size=64, decay=0.01,
-        scores=scores or (lambda m, x: m(x)),
+        scores=lambda m, x: m(x if change is None else change(x, generator)),
     ):  # fmt: skip
         pass
     return model.eval()
@@ -179,6 +180,14 @@ JUDGES = {
 }
 
 
+def load_judges():
+    file = data.DATA / "cortex_judges.safetensors"
+    return {
+        name: vq.load(file, iem.judge(8, pooled=pooled), name)
+        for name, (pooled, _) in JUDGES.items()
+    }
+
+
 def judges():
     tokenizer, drawn = load_tokenizer(), mixed(4000, SEEDS["judges"])
     seen = decoded(tokenizer, tokens_of(tokenizer, drawn.images))
@@ -196,8 +205,7 @@ def judges():
     write_weights(data.DATA / "cortex_judges.safetensors", found)
     test = mixed(400, SEEDS["test"])
     shown = decoded(tokenizer, tokens_of(tokenizer, test.images))
-    for name, (pooled, _) in JUDGES.items():
-        own = vq.load(data.DATA / "cortex_judges.safetensors", iem.judge(8, pooled=pooled), name)
+    for name, own in load_judges().items():
         print(name, [accuracy(own, torch.as_tensor(x), test.labels) for x in (test.images, shown)])
 
 
@@ -241,6 +249,11 @@ def plans():
     return found | {f"sails-{k}": ("cnn", 2, "sails", k) for k in range(3)}
 
 
+def new_reader(name):
+    flavour, classes, *_ = plans()[name]
+    return iem.FLAVOURS[flavour](classes)
+
+
 def grids(tokenizer):
     """(token vectors, labels) by name of the training data."""
     plain = mixed(4000, SEEDS["readers"])
@@ -273,10 +286,10 @@ def readers():
     ready, found = grids(tokenizer), {}
     names = plans()
     for name in reversed(names) if "backwards" in sys.argv else names:
-        flavour, classes, which, seed = names[name]
+        flavour, _, which, seed = names[name]
 
-        def make(flavour=flavour, classes=classes, which=which, seed=seed):
-            model = seeded(lambda: iem.FLAVOURS[flavour](classes), 100 + seed)
+        def make(name=name, flavour=flavour, which=which, seed=seed):
+            model = seeded(lambda: new_reader(name), 100 + seed)
             epochs = {"sails": 12, "plain": LONGER.get(flavour, 5)}.get(which, 8)
             return fitted(model, *ready[which], 100 + seed, epochs=epochs, lr=1e-3)
 
@@ -302,25 +315,17 @@ class Bench:
 
     def __init__(self):
         self.tokenizer = load_tokenizer()
-        self.readers = {name: self.reader(name, *plan[:2]) for name, plan in plans().items()}
-        self.judges = {
-            name: vq.load(
-                data.DATA / "cortex_judges.safetensors", iem.judge(8, pooled=pooled), name
-            )
-            for name, (pooled, _) in JUDGES.items()
+        self.readers = {
+            name: vq.load(kept_file(f"reader_{name}"), new_reader(name), f"reader_{name}")
+            for name in plans()
         }
+        self.judges = load_judges()
         self.noise = NOISE * float(self.tokenizer.codebook.max() - self.tokenizer.codebook.min())
         self.test = without_patch(240, SEEDS["test"])
         self.labels = torch.from_numpy(self.test.labels)
         self.tokens = tokens_of(self.tokenizer, self.test.images)
         self.embedded = self.tokenizer.embed(self.tokens)
         self.mask = torch.from_numpy(scenes.token_mask(self.test.objects, 12))
-
-    def reader(self, name, flavour, classes):
-        tensors = kept(f"reader_{name}", None)
-        model = iem.FLAVOURS[flavour](classes)
-        model.load_state_dict(tensors)
-        return model.eval()
 
     def importance(self, reader, embedded, labels):
         settings = {"noise": self.noise, "samples": SAMPLES}
@@ -575,11 +580,10 @@ def hunted(bench, name):
 
 def checkerboard(bench, name):
     """Mean importance by position modulo 4, relative to the mean, also at random weights."""
-    flavour = plans()[name][0]
     found = {}
     for which, reader in (
         ("trained", bench.readers[name]),
-        ("random weights", seeded(lambda: iem.FLAVOURS[flavour](8), 7).eval()),
+        ("random weights", seeded(lambda: new_reader(name), 7).eval()),
     ):
         maps = bench.importance(reader, bench.embedded, bench.labels)
         cells = maps.view(-1, 3, 4, 3, 4).mean((0, 1, 3))
@@ -597,17 +601,15 @@ def accuracies(bench):
     readers_of_8 = {
         k: m for k, m in bench.readers.items() if plans()[k][2] in ("plain", "shuffled")
     }
-    right = {k: int((m(embedded).argmax(1) == labels).sum()) for k, m in readers_of_8.items()}
+    images = torch.from_numpy(drawn.images)
+    cases = {name: (model, embedded) for name, model in readers_of_8.items()}
     for name, model in bench.judges.items():
-        right[f"judge, decoded: {name}"] = int((model(shown).argmax(1) == labels).sum())
-        right[f"judge, drawn: {name}"] = int(
-            (model(torch.from_numpy(drawn.images)).argmax(1) == labels).sum()
-        )
-    return {
-        "n": 800,
-        "right": right,
-        "tokenizer": quality(bench.tokenizer, torch.from_numpy(drawn.images)),
-    }
+        cases |= {
+            f"judge, decoded: {name}": (model, shown),
+            f"judge, drawn: {name}": (model, images),
+        }
+    right = {k: int((m(x).argmax(1) == labels).sum()) for k, (m, x) in cases.items()}
+    return {"n": 800, "right": right, "tokenizer": quality(bench.tokenizer, images)}
 
 
 def numbers():
