@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import base64
 import html
 import json
 import logging
 import mimetypes
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -22,13 +24,14 @@ from typing import NamedTuple
 
 import nbformat
 import psutil
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, CData, Comment, Declaration, ProcessingInstruction
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
+from nbformat.v4 import new_notebook
 from traitlets.config import Config
 
 from helpers.plots import in_few_colours
@@ -41,20 +44,27 @@ WIDGET_STATE_LIMIT = 200_000  # characters of JSON that a committed notebook may
 
 # A page is static: where an output holds both a widget and its picture, the picture is shown.
 STATIC_FIRST = [
-    "text/html",
-    "text/markdown",
-    "image/svg+xml",
-    "image/png",
-    "image/jpeg",
-    "text/latex",
+    "text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex",
     "text/plain",
-]
+]  # fmt: skip
+# What a browser would run or load: outputs may hold what a model wrote.
+ACTIVE = (
+    "script, link, meta[http-equiv], base, iframe, frame, object, embed, applet, audio, "
+    "video, source, track, form, input, button, template, noscript, noembed, noframes, xmp, "
+    "plaintext, foreignobject, animate, set"
+)
+ASIDES = (CData, Comment, Declaration, ProcessingInstruction)
+LOADING = ("srcset", "background", "ping", "attributionsrc")
+LOADING_STYLE = re.compile(r"url\((?![\"']?(data:|#))|@import|image-set|\\|<", re.I)
+LINKS = re.compile(r"https?:|mailto:|[^:]*([/?#]|$)", re.I)
+INSIDE = re.compile("#|data:image/", re.I)
+POLICY = "default-src data: 'unsafe-inline'; script-src 'nonce-own'"  # binds formulas as well
 
 # MathJax goes into the page itself: no network, and a single page can be mailed around.
 MATHJAX_SETTINGS = r"""
 window.MathJax = {
   tex: {inlineMath: [["$", "$"], ["\\(", "\\)"]], processEscapes: true, tags: "ams"},
-  options: {enableMenu: false},
+  options: {enableMenu: false, ignoreHtmlClass: "mathjax_ignore"},
   svg: {mtextInheritFont: true}
 };
 """
@@ -69,53 +79,40 @@ body.jp-Notebook { max-width: 62rem; margin: 0 auto; padding: 0 1rem 4rem; }
 .jp-OutputArea-output img { max-width: 100%; height: auto; }
 mjx-container[display="true"] { overflow-x: auto; overflow-y: hidden; max-width: 100%; }
 @media (max-width: 48rem) {
-  .jp-InputPrompt, .jp-OutputPrompt { display: none; }
-  body.jp-Notebook { padding: 0 .25rem 3rem; }
+  .jp-InputPrompt, .jp-OutputPrompt { display: none; } body.jp-Notebook { padding: 0 .25rem 3rem; }
 }
 """
 
 INDEX = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Interpretability tutorials</title>
-<style>
+<html lang="en"><head><meta charset="utf-8"><title>Interpretability tutorials</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><style>
 body {{ font: 17px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff;
        max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }}
-a {{ color: #0b57a4; }}
+a {{ color: #0b57a4; }} .failure {{ color: #b3261e; }}
 table {{ border-collapse: collapse; width: 100%; }}
 th, td {{ text-align: left; vertical-align: top; padding: .5rem .75rem .5rem 0;
          border-bottom: 1px solid #d0d0d0; }}
 td.number {{ white-space: nowrap; font-variant-numeric: tabular-nums; }}
-.failure {{ color: #b3261e; }}
 @media (max-width: 40rem) {{
-  thead {{ display: none; }}
+  thead {{ display: none; }} td {{ display: block; border: 0; padding: .1rem 0; }}
   tr {{ display: block; border-bottom: 1px solid #d0d0d0; padding: .5rem 0; }}
-  td {{ display: block; border: 0; padding: .1rem 0; }}
   td[data-label]::before {{ content: attr(data-label) ": "; color: #5a5a5a; }}
 }}
-</style>
-</head>
-<body>
-<h1>Interpretability tutorials</h1>
+</style></head><body><h1>Interpretability tutorials</h1>
 <p>These pages were written by the last run on this computer and need no network.</p>
-<table>
-<thead>
+<table><thead>
 <tr><th>Notebook</th><th>Minutes</th><th>Peak memory</th><th>Claims of the paper</th></tr>
-</thead>
-<tbody>
+</thead><tbody>
 {rows}
-</tbody>
-</table>
-</body>
-</html>
+</tbody></table></body></html>
 """
 
 INDEX_ROW = """<tr><td><a href="{page}">{number} · {title}</a></td>
 <td class="number" data-label="Minutes">{minutes:.1f}</td>
-<td class="number" data-label="Peak memory">{peak:.1f} GiB</td>
+<td class="number" data-label="Peak memory">{peak_gib:.1f} GiB</td>
 <td{failure}>{claims}</td></tr>"""
+
+NOT_RUN = {"minutes": 0.0, "peak_gib": 0.0, "error": "no record of a run; run it again"}
 
 
 class Execution(NamedTuple):
@@ -145,17 +142,7 @@ class ThisPythonKernel(AsyncKernelManager):
 
 
 def find(selection: str | None = None) -> list[Path]:
-    """The notebooks in order of their numbers, or the one that is asked for.
-
-    Args:
-        selection: A notebook's number ("4" or "04"); None means all.
-
-    Returns:
-        Paths of notebooks, at least one.
-
-    Raises:
-        SystemExit: No notebook has this number; the sentence lists those there are.
-    """
+    """All notebooks in order, or that of a number ("4", "04"); a SystemExit lists the numbers."""
     paths = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     if not paths:
         raise SystemExit(f"There is no notebook in {NOTEBOOKS.name}/ yet.")
@@ -168,12 +155,28 @@ def find(selection: str | None = None) -> list[Path]:
     return chosen
 
 
+def say(text: str, **options) -> None:
+    """Print, also where the console lacks a character of the text."""
+    encoding = getattr(options.get("file", sys.stdout), "encoding", None) or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True, **options)
+
+
+def read(path: Path) -> NotebookNode:
+    """A notebook; a ValueError names a file that is none (cut off, a merge conflict)."""
+    try:
+        notebook = nbformat.reads(path.read_text("utf-8-sig"), as_version=4)
+        nbformat.validate(notebook, relax_add_props=True)
+    except Exception as fault:  # whatever it holds instead
+        reason = str(fault).partition("\n")[0]
+        raise ValueError(f"{path.name} cannot be read as a notebook: {reason}") from fault
+    return notebook
+
+
 @contextmanager
 def peak_memory() -> Iterator[tuple[Callable[[int], None], list[int]]]:
     """Sample the resident memory of a process and its children five times a second.
 
-    Returns:
-        A function that is told the process id, and a list whose one entry is the peak in bytes.
+    Gives a function that is told the process id, and a list whose one entry is the peak in bytes.
     """
     peak, stop, threads = [0], threading.Event(), []
 
@@ -199,21 +202,19 @@ def peak_memory() -> Iterator[tuple[Callable[[int], None], list[int]]]:
 
 
 def execute(path: Path, *, progress: Callable[[int, int], None] | None = None) -> Execution:
-    """Run a notebook from a fresh kernel; the file itself is only read.
+    """Run a notebook in its folder, from a fresh kernel; the file is only read, nothing is raised.
 
-    Args:
-        path: The notebook; its folder is the kernel's working directory.
-        progress: Called before each cell with its position and the number of cells.
-
-    Returns:
-        The executed copy, seconds, peak memory of the kernel in GiB, and the error if any.
+    `progress` is called before each cell with its position and the number of cells.
     """
-    notebook = nbformat.read(path, as_version=4)
+    try:
+        notebook = read(path)
+    except ValueError as fault:
+        return Execution(new_notebook(), 0.0, 0.0, str(fault))
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     notebook.metadata.pop("widgets", None)
-    at = [0]
+    at = [-1]
 
     def note_cell(cell: NotebookNode, cell_index: int) -> None:
         at[0] = cell_index
@@ -236,22 +237,25 @@ def execute(path: Path, *, progress: Callable[[int, int], None] | None = None) -
         env = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
         try:
             client.execute(env=env)
-        except (CellExecutionError, CellTimeoutError, DeadKernelError) as fault:
+        except Exception as fault:  # of a cell, of its kernel, or of what lies between
             error = explain(fault, path, notebook, at[0])
+        atexit.unregister(client._cleanup_kernel)  # left there by a kernel that did not start
     return Execution(notebook, time.perf_counter() - started, peak[0] / 2**30, error)
 
 
 def explain(fault: Exception, path: Path, notebook: NotebookNode, index: int) -> str:
     """One sentence for a failed cell: notebook, cell, and the last line of the error."""
     code_cells = [cell for cell in notebook.cells[: index + 1] if cell.cell_type == "code"]
-    if isinstance(fault, CellExecutionError):
-        lines = f"{fault.ename}: {fault.evalue}".strip().splitlines()
-        what = lines[0] if len(lines) == 1 else f"{fault.ename}: {lines[-1].strip()}"
-    elif isinstance(fault, CellTimeoutError):
+    if isinstance(fault, CellTimeoutError):
         what = f"no answer within {CELL_TIMEOUT // 60} minutes"
-    else:
+    elif isinstance(fault, DeadKernelError):
         what = "its kernel ended (most often for lack of memory)"
-    return f"{path.name} stopped in code cell {len(code_cells)}: {what}"
+    else:
+        name = getattr(fault, "ename", type(fault).__name__)
+        lines = f"{name}: {getattr(fault, 'evalue', fault)}".strip().splitlines()
+        what = lines[0] if len(lines) == 1 else f"{name}: {lines[-1].strip()}"
+    where = f"stopped in code cell {len(code_cells)}" if code_cells else "did not start"
+    return f"{path.name} {where}: {what}"
 
 
 def tidy(notebook: NotebookNode) -> NotebookNode:
@@ -271,20 +275,33 @@ def write(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # half an emoji
     temporary.replace(path)
 
 
+def make_inert(soup: BeautifulSoup) -> None:
+    """Take out what a browser would run or load; in place."""
+    for element in soup.select(ACTIVE):  # the text in them stays
+        (element.decompose if element.name == "script" else element.unwrap)()
+    for aside in soup.find_all(string=lambda text: type(text) in ASIDES):
+        aside.extract()  # browsers see other ends of it
+    for element in soup.find_all(True):
+        links = LINKS if element.name == "a" else INSIDE
+        for name, value in [*element.attrs.items()]:
+            bare = re.sub(r"[\x00-\x20]", "", str(value))  # as browsers read addresses
+            address = name in ("href", "src", "xlink:href") and not links.match(bare)
+            loads = name not in ("alt", "title") and LOADING_STYLE.search(bare)
+            if name.startswith("on") or name in LOADING or address or loads:
+                del element[name]
+        style = element.name == "style" and element.parent is not soup.head
+        if style and LOADING_STYLE.search(element.text):
+            element.decompose()
+
+
 def page(notebook: NotebookNode, name: str, failure: str = "") -> str:
-    """The notebook as one HTML page that needs nothing but a browser.
+    """An executed notebook as one HTML page, with a title and perhaps a sentence at its top.
 
-    Args:
-        notebook: An executed notebook.
-        name: Title of the page.
-        failure: A sentence to show at its top.
-
-    Returns:
-        HTML with pictures and the formula renderer inside, and no address that a browser loads.
+    Pictures and the formula renderer are inside, and there is no address that a browser loads.
     """
     exporter = HTMLExporter(
         config=Config({"NbConvertBase": {"display_data_priority": STATIC_FIRST}}),
@@ -295,26 +312,30 @@ def page(notebook: NotebookNode, name: str, failure: str = "") -> str:
     soup = BeautifulSoup(
         exporter.from_notebook_node(notebook, resources=resources)[0], "html.parser"
     )
-    for element in soup.select("script, link[href], iframe"):
-        element.decompose()
     for image in soup.select("img:not([src^='data:'])"):
         file = NOTEBOOKS / image.get("src", "")
-        if file.is_file():
+        if os.path.isfile(file):  # which knows addresses that are no path
             content = base64.b64encode(file.read_bytes()).decode()
             image["src"] = f"data:{mimetypes.guess_type(file.name)[0]};base64,{content}"
         else:  # on the network
             image.replace_with(image.get("alt", ""))
+    make_inert(soup)
+    # Dollars of tables and texts are money, not formulas.
+    for output in soup.select(".jp-OutputArea-output:not(.jp-RenderedMarkdown, .jp-RenderedLatex)"):
+        output["class"].append("mathjax_ignore")
     head = soup.new_tag("style")
     head.string = PAGE_STYLE
     soup.head.append(head)
-    banner = f'<p class="failure">{html.escape(failure)}</p>' if failure else ""
+    policy = {"http-equiv": "Content-Security-Policy", "content": POLICY}
+    soup.head.insert(0, soup.new_tag("meta", attrs=policy))
+    banner = f'<p class="failure mathjax_ignore">{html.escape(failure)}</p>' if failure else ""
     way_back = '<nav class="way-back"><a href="index.html">All tutorials</a></nav>'
     soup.body.insert(0, BeautifulSoup(way_back + banner, "html.parser"))
     mathjax = distribution("django-static-mathjax").locate_file(
         "mathjax/static/mathjax/es5/tex-svg-full.js"
     )
     script = Path(str(mathjax)).read_text(encoding="utf-8")
-    formulas = f"<script>{MATHJAX_SETTINGS}</script>\n<script>{script}</script>\n</head>"
+    formulas = f'<script nonce="own">{MATHJAX_SETTINGS}\n{script}</script>\n</head>'
     before, after = str(soup).split("</head>", 1)
     return before + formulas + after
 
@@ -324,8 +345,11 @@ def claims(number: str) -> str:
     path = BUILD / "scorecards" / f"{number}.json"
     if not path.exists():
         return "no scorecard"
-    found = json.loads(path.read_text(encoding="utf-8"))["claims"]
-    counts = Counter(claim["verdict"] or "not judged" for claim in found)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["claims"]
+        counts = Counter(claim["verdict"] or "not judged" for claim in found)
+    except (ValueError, KeyError, TypeError):
+        return "a scorecard that cannot be read; run it again"
     return ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
 
 
@@ -339,18 +363,17 @@ def title(notebook: NotebookNode, default: str) -> str:
 
 
 def write_index() -> list[tuple[str, float, float, str]]:
-    """List every page in `build/` in its index page.
+    """List every page in `build/`, earlier ones too, in its index page.
 
-    Returns:
-        Rows (notebook, minutes, peak memory in GiB, claims or error), also for earlier runs.
+    Gives rows (notebook, minutes, peak memory in GiB, claims or error).
     """
     rows, lines = [], []
-    for path in find():
-        executed = BUILD / path.name
-        if not executed.exists():
-            continue
-        notebook = nbformat.read(executed, as_version=4)
-        run = notebook.metadata["run"]
+    for path in [own for own in find() if (BUILD / own.name).exists()]:
+        try:
+            notebook = read(BUILD / path.name)
+        except ValueError:
+            notebook = new_notebook()
+        run = NOT_RUN | notebook.metadata.get("run", {})
         outcome = run["error"] or claims(path.name[:2])
         rows.append((path.stem, run["minutes"], run["peak_gib"], outcome))
         lines.append(
@@ -358,10 +381,9 @@ def write_index() -> list[tuple[str, float, float, str]]:
                 page=f"{path.stem}.html",
                 number=path.name[:2],
                 title=html.escape(title(notebook, path.stem)),
-                minutes=run["minutes"],
-                peak=run["peak_gib"],
                 failure=' class="failure"' if run["error"] else "",
                 claims=html.escape(outcome),
+                **run,
             )
         )
     write(BUILD / "index.html", INDEX.format(rows="\n".join(lines)))
@@ -379,9 +401,9 @@ def fetch_weights() -> None:
 def announce(path: Path) -> Callable[[int, int], None] | None:
     """Progress on one line of a terminal; elsewhere one line when a notebook starts."""
     if not sys.stdout.isatty():
-        print(f"{path.stem} ...", flush=True)
+        say(f"{path.stem} ...")
         return None
-    return lambda cell, cells: print(f"\r{path.stem}: cell {cell} of {cells} ", end="", flush=True)
+    return lambda cell, cells: say(f"\r{path.stem}: cell {cell} of {cells} ", end="")
 
 
 def attempt(path: Path) -> Execution:
@@ -390,52 +412,34 @@ def attempt(path: Path) -> Execution:
     if sys.stdout.isatty():
         print("\r\033[K", end="")
     if result.error:
-        print(result.error, file=sys.stderr, flush=True)
+        say(result.error, file=sys.stderr)
     return result
 
 
 def run(selection: str | None) -> int:
-    """Execute notebooks into `build/`: pages, index, scorecards and one table.
-
-    Args:
-        selection: A notebook's number; None means all.
-
-    Returns:
-        Exit status: 1 if a notebook failed.
-    """
+    """Execute notebooks into `build/`: pages, index, scorecards, a table; 1 if one failed."""
     paths = find(selection)
     fetch_weights()
     failed, ran = 0, []
     for path in paths:
         (BUILD / "scorecards" / f"{path.name[:2]}.json").unlink(missing_ok=True)
-        result = attempt(path)
-        notebook, failed = result.notebook, failed + bool(result.error)
-        notebook.metadata["run"] = {
-            "minutes": result.seconds / 60,
-            "peak_gib": result.peak_gib,
-            "error": result.error,
-        }
-        write(BUILD / f"{path.stem}.html", page(notebook, path.stem, result.error))
+        notebook, seconds, peak, error = attempt(path)
+        failed += bool(error)
+        notebook.metadata["run"] = {"minutes": seconds / 60, "peak_gib": peak, "error": error}
+        write(BUILD / f"{path.stem}.html", page(notebook, path.stem, error))
         write(BUILD / path.name, nbformat.writes(notebook))
         ran.append(path.stem)
     rows = [row for row in write_index() if row[0] in ran]
     width = max(len(name) for name in ran)
-    print(f"\n{'notebook':<{width}}  minutes  peak memory  claims")
+    say(f"\n{'notebook':<{width}}  minutes  peak memory  claims")
     for name, minutes, peak, outcome in rows:
-        print(f"{name:<{width}}  {minutes:7.1f}  {peak:7.1f} GiB  {outcome}")
-    print(f"\nOpen {(BUILD / 'index.html').as_uri()} in a browser.")
+        say(f"{name:<{width}}  {minutes:7.1f}  {peak:7.1f} GiB  {outcome}")
+    say(f"\nOpen {(BUILD / 'index.html').as_uri()} in a browser.")
     return int(failed > 0)
 
 
 def refresh(selection: str | None) -> int:
-    """Re-execute notebooks in place; one that fails keeps the outputs it had.
-
-    Args:
-        selection: A notebook's number; None means all.
-
-    Returns:
-        Exit status: 1 if a notebook failed.
-    """
+    """Re-execute notebooks in place; one that fails keeps its outputs, and the result is 1."""
     paths = find(selection)
     fetch_weights()
     failed = 0
@@ -445,7 +449,7 @@ def refresh(selection: str | None) -> int:
             failed += 1
             continue
         write(path, nbformat.writes(tidy(result.notebook)) + "\n")
-        print(f"{path.name}: {result.seconds / 60:.1f} minutes, {result.peak_gib:.1f} GiB")
+        say(f"{path.name}: {result.seconds / 60:.1f} minutes, {result.peak_gib:.1f} GiB")
     return int(failed > 0)
 
 

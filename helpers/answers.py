@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 from helpers import lm
-from helpers.logits import heading
+from helpers.logits import filled, heading
 
 _FIRST_GUESS = 64  # most probable tokens that are looked at before the whole vocabulary
 
@@ -58,8 +59,13 @@ def choose_tokens(
     Returns:
         (B,) token ids.
 
+    Raises:
+        ValueError: NaN or infinite logits, other than those of -inf beside a finite one.
+
     Source: Holtzman et al. 2020 (nucleus sampling).
     """
+    if not logits.amax(-1).isfinite().all():
+        raise ValueError("the model's logits are NaN or infinite; check its weights.")
     if temperature == 0:
         return logits.argmax(-1)
     logits = logits.double() / temperature
@@ -106,8 +112,8 @@ def sample_answers(
         Answers(texts, tokens).
 
     Raises:
-        ValueError: a prompt without tokens, a number below 1 (or a temperature or first row below
-            0), `top_p` outside (0, 1], or NaN logits.
+        ValueError: a prompt without tokens or too long, a number below 1 (or a temperature or first
+            row below 0), `top_p` outside (0, 1], or NaN logits.
     """
     for name, value in (("n", n), ("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
         if not isinstance(value, int | np.integer) or value < 1:
@@ -117,30 +123,44 @@ def sample_answers(
             raise ValueError(f"`{name}` must not be negative; got {value!r}.")
     if not 0 < top_p <= 1:
         raise ValueError(f"`top_p` must lie in (0, 1]; got {top_p!r}.")
-    ids = torch.tensor([lm.encode(tokenizer, prompt)], device=model.device)
-    if not ids.numel():
+    ids = lm.encode(tokenizer, prompt)
+    if not ids:
         raise ValueError("`prompt` has no tokens; a model without a start token needs some text.")
-    filled = model(ids, use_cache=True, logits_to_keep=1)
+    begun = model(filled(model, [ids], n_new=max_new_tokens - 1), use_cache=True, logits_to_keep=1)
+    if "batch_select_indices" in vars(type(begun.past_key_values)):
+        batch_size = 1  # the cache holds more than its layers, so no rows can be taken from it
     ends = torch.tensor(sorted(end_tokens(model, tokenizer)), device=model.device)
     tokens: list[list[int]] = []
     for start in range(first_row, first_row + n, batch_size):
         rows = range(start, min(start + batch_size, first_row + n))
         streams = [np.random.default_rng([seed, row]).random(max_new_tokens) for row in rows]
         uniform = torch.tensor(np.array(streams), device=model.device)
-        tokens += _continue(model, filled, uniform, ends, temperature, top_p)
-    return Answers([tokenizer.decode(row, skip_special_tokens=True) for row in tokens], tokens)
+        tokens += _continue(model, begun, len(ids), uniform, ends, temperature, top_p)
+    return Answers([_read(tokenizer, ids, row) for row in tokens], tokens)
 
 
-def _continue(model, filled, uniform, ends, temperature, top_p) -> list[list[int]]:
-    """Tokens of a batch of rows behind the prompt; uniform (B, T)."""
+def _read(tokenizer, prompt: Sequence[int], tokens: list[int]) -> str:
+    """Text of tokens behind their prompt, for tokenizers that drop a text's leading space."""
+    head = tokenizer.decode(prompt, skip_special_tokens=True)
+    return tokenizer.decode([*prompt, *tokens], skip_special_tokens=True)[len(head) :]
+
+
+def _behind(model, cache, place: int) -> dict:
+    """Arguments of a pass behind a cache; without the place some hybrids count from 0 again."""
+    how = {"past_key_values": cache, "use_cache": True}
+    if cache is not None and "position_ids" in inspect.signature(model.forward).parameters:
+        how["position_ids"] = torch.tensor([[place]], device=model.device)
+    return how
+
+
+def _continue(model, begun, n, uniform, ends, temperature, top_p) -> list[list[int]]:
+    """Tokens of a batch of rows behind a prompt of n tokens; uniform (B, T)."""
     found: list[list[int]] = [[] for _ in uniform]
     live = torch.arange(len(uniform), device=uniform.device)
-    cache = copy.deepcopy(filled.past_key_values)
-    cache.batch_repeat_interleave(len(uniform))
-    logits = filled.logits[:, -1].float().expand(len(uniform), -1)
+    cache = copy.deepcopy(begun.past_key_values)
+    cache.reorder_cache(torch.zeros_like(live))  # the one selection that recurrent layers know
+    logits = begun.logits[:, -1].float().expand(len(uniform), -1)
     for step in range(uniform.shape[1]):
-        if not logits.isfinite().all():
-            raise ValueError("the model's logits are NaN or infinite; check its weights.")
         chosen = choose_tokens(logits, uniform[live, step], temperature, top_p)
         for row, token in zip(live.tolist(), chosen.tolist(), strict=True):
             found[row].append(token)
@@ -149,9 +169,9 @@ def _continue(model, filled, uniform, ends, temperature, top_p) -> list[list[int
             break
         if not stay.all():
             live = live[stay]
-            cache.batch_select_indices(stay.nonzero()[:, 0])
-        out = model(chosen[stay][:, None], past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache, logits = out.past_key_values, out.logits[:, -1].float()
+            cache.reorder_cache(stay.nonzero()[:, 0])
+        out = model(chosen[stay][:, None], logits_to_keep=1, **_behind(model, cache, n + step))
+        logits = out.logits[:, -1].float()
     return found
 
 
@@ -170,12 +190,11 @@ def _grow(model, rows: torch.Tensor, max_new_tokens: int, finished, editing) -> 
     done = [False] * len(tokens)
     step, cache = rows, None
     each = torch.arange(len(rows), device=rows.device)
-    for _ in range(max_new_tokens):
-        first = editing is not None and cache is None
-        around = editing(rows.shape[1]) if first else nullcontext()
+    for place in range(rows.shape[1] - 1, rows.shape[1] - 1 + max_new_tokens):
+        around = editing(rows.shape[1]) if editing and cache is None else nullcontext()
         with around, heading(model, each, torch.full_like(each, -1)):
-            out = model(step, past_key_values=cache, use_cache=True)
-        cache, step = out.past_key_values, out.logits[0].argmax(-1)[:, None]
+            out = model(step, **_behind(model, cache, place))
+        cache, step = out.past_key_values, choose_tokens(out.logits[0], each, 0, 1)[:, None]
         for i, token in enumerate(step[:, 0].tolist()):
             if not done[i]:
                 tokens[i].append(token)
@@ -207,27 +226,22 @@ def greedy(
         N texts, without the prompt and without special tokens.
 
     Raises:
-        ValueError: no prompts, a prompt without tokens, or `max_new_tokens` below 1.
+        ValueError: no prompts, one that is empty or too long, `max_new_tokens` below 1, or NaN.
     """
     if max_new_tokens < 1:
         raise ValueError(f"`max_new_tokens` must be at least 1; got {max_new_tokens!r}.")
     ids = lm.prompt_ids(tokenizer, lm.listed("prompts", prompts))
     ends = end_tokens(model, tokenizer)
 
-    def read(row: Sequence[int], tokens: list[int]) -> str:
-        # Decoded behind the prompt, for tokenizers that drop a text's leading space.
-        head = tokenizer.decode(row, skip_special_tokens=True)
-        return tokenizer.decode([*row, *tokens], skip_special_tokens=True)[len(head) :]
-
     def finished(row: torch.Tensor, tokens: list[int]) -> bool:
-        return tokens[-1] in ends or bool(stop and stop in read(row.tolist(), tokens))
+        return tokens[-1] in ends or bool(stop and stop in _read(tokenizer, row.tolist(), tokens))
 
     found = [""] * len(ids)
     for _, members in lm.batches([len(row) for row in ids], batch_size):
-        rows = torch.tensor([ids[i] for i in members], device=model.device)
+        rows = filled(model, [ids[i] for i in members], members, max_new_tokens - 1)
         grown = _grow(model, rows, max_new_tokens, finished, editing)
         for i, tokens in zip(members, grown, strict=True):
-            text = read(ids[i], tokens)
+            text = _read(tokenizer, ids[i], tokens)
             found[i] = text.split(stop)[0] if stop else text
     return found
 
@@ -246,28 +260,24 @@ def embed_texts(texts: Sequence[str], model, tokenizer, *, batch_size: int = 32)
         (N, d) float32, rows of norm 1.
 
     Raises:
-        ValueError: no texts, or a text whose states are NaN (its number is named).
+        ValueError: no texts, or a text without tokens or with states that are NaN (by its number).
         TypeError: a single text instead of a list.
 
     Source: Reimers and Gurevych 2019 (mean pooling).
     """
-    if isinstance(texts, str):
-        raise TypeError("`texts` must be a list of texts; put the single text in a list.")
-    texts = list(texts)
+    texts = lm.listed("texts", texts)
     if not texts:
         raise ValueError("`texts` is empty; give at least one text.")
-    longest = model.config.max_position_embeddings
+    longest = min(tokenizer.model_max_length, model.config.max_position_embeddings)
+    # on the right, since positions are counted from the left, fillers included
+    fit = dict(padding=True, padding_side="right", truncation=True, max_length=longest)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     found: list[np.ndarray] = [np.empty(0)] * len(texts)
     for start in range(0, len(order), batch_size):
         members = order[start : start + batch_size]
-        batch = tokenizer(
-            [texts[i] for i in members],
-            padding=True,
-            truncation=True,
-            max_length=longest,
-            return_tensors="pt",
-        ).to(model.device)
+        batch = tokenizer([texts[i] for i in members], return_tensors="pt", **fit).to(model.device)
+        if not (full := batch["attention_mask"].any(1)).all():
+            raise ValueError(f"text {members[int(full.int().argmin())]} has no tokens to embed.")
         states = model(**batch).last_hidden_state
         mask = batch["attention_mask"][..., None]
         means = (states * mask).sum(1) / mask.sum(1)

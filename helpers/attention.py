@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from helpers import hooks
 
-_serial = itertools.count()
-_taps: dict[str, list[Callable]] = {}  # name of a tap -> its edits, outermost context first
+_edits: dict[Callable, set[int]] = {}  # open edits, outermost first, each with its configs' ids
+_behind: dict[str, str] = {}  # name of a tap -> the attention implementation that it ends in
 STAGES = ("post_rope", "pre_rope")
 LAYOUTS = ("half", "interleaved")
 
@@ -27,7 +28,7 @@ LAYOUTS = ("half", "interleaved")
 QKVFunction = Callable[[int, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
-def _attention_modules(model: nn.Module) -> list[nn.Module]:
+def _attention_modules(model: nn.Module, layers: Iterable[int] | None) -> list[nn.Module]:
     """The attention modules, if attention can be reached through transformers' interface."""
     modules = list(hooks.attentions(model).values())
     if not hasattr(_file_of(modules[0]), "ALL_ATTENTION_FUNCTIONS"):
@@ -35,7 +36,8 @@ def _attention_modules(model: nn.Module) -> list[nn.Module]:
             f"{type(model).__name__} computes attention by itself, not through transformers' "
             "attention interface: its q, k and v can only be reached with helpers.hooks"
         )
-    return modules
+    every = [module.layer_idx for module in modules]  # asked for, they must be told apart
+    return list(hooks.attentions(model, every if layers is None else layers).values())
 
 
 def _file_of(module: nn.Module) -> ModuleType:
@@ -43,144 +45,140 @@ def _file_of(module: nn.Module) -> ModuleType:
     return sys.modules[type(module).__module__]
 
 
-def _chosen_layers(modules: list[nn.Module], layers: Iterable[int] | None) -> list[int]:
-    known = [module.layer_idx for module in modules]
-    chosen = known if layers is None else list(layers)
-    unknown = [layer for layer in chosen if layer not in known]
-    if unknown or not chosen:
-        raise ValueError(f"layers {unknown} not among this model's {known[0]}..{known[-1]}")
-    return chosen
-
-
-def _checked_edit(fn: QKVFunction, layer: int, *states: Tensor | None) -> tuple:
-    result = fn(layer, *states)
+def _checked_edit(fn: QKVFunction, module: nn.Module, *states: Tensor | None) -> tuple:
+    """What `fn` makes of copies: it may write into them, and k and v can be the cache itself."""
+    layer = module.layer_idx
+    result = fn(layer, *(x if x is None else x.clone() for x in states))
     if not (isinstance(result, tuple) and len(result) == 3):
         raise ValueError(f"the edit of layer {layer} must return a tuple (q, k, v)")
     for name, new, old in zip("qkv", result, states, strict=True):
         if old is not None:
-            hooks.same_shape(new, old, f"the edit of {name} in layer {layer}")
+            hooks.same_kind(new, old, f"the edit of {name} in layer {layer}")
             # attention on a CPU turns NaN queries and keys into finite output without a word
-            if new is not old and new.isnan().any():
+            # (and the sum, which costs next to nothing, is NaN if any of them is)
+            if new.detach().sum().isnan() and (new.isnan() & ~old.isnan()).any():
                 raise ValueError(f"the edit of {name} in layer {layer} returned NaN")
     return result
 
 
 @contextmanager
-def _listed(edits: list[Callable], edit: Callable) -> Iterator[None]:
-    """Run `edit` after those that enclosing contexts put into the list."""
-    edits.append(edit)
-    try:
-        yield
-    finally:
-        edits.remove(edit)
-
-
-@contextmanager
-def _tap_interface(modules: list[nn.Module], fn: QKVFunction) -> Iterator[None]:
-    """Run `fn` on q, k, v just before attention, then the implementation the model had.
+def _tap_interface(modules: list[nn.Module], edit: Callable) -> Iterator[None]:
+    """Run `edit` on module, q, k, v just before attention, then the implementation they had.
 
     transformers looks its attention function up by name in the config at each call, so a new
-    name is all it takes. The mask is looked up by the same name: it must be registered too,
-    or no causal mask would be built.
+    name is all it takes. Models may share a config, and then they share the tap.
     """
 
-    def edit(module: nn.Module, *states: Tensor) -> tuple:
-        # models may share a config, and then they share the tap
-        return _checked_edit(fn, module.layer_idx, *states) if module in modules else states
+    def own(module: nn.Module, *states: Tensor) -> tuple:
+        return edit(module, *states) if module in modules else states
 
     configs = {id(module.config): module.config for module in modules}
-    with ExitStack() as stack:
+    _edits[own] = set(configs)
+    try:
         for config in configs.values():
             name = config._attn_implementation
-            if name not in _taps:
-                name = stack.enter_context(_new_tap(config))
-            stack.enter_context(_listed(_taps[name], edit))
+            # set on this object only: the public setter would also visit sub-configs
+            config._attn_implementation_internal = _tapped(_behind.get(name, name))
         yield
+    finally:
+        del _edits[own]
+        for number, config in configs.items():
+            if not any(number in numbers for numbers in _edits.values()):
+                name = config._attn_implementation
+                config._attn_implementation_internal = _behind.get(name, name)
 
 
-@contextmanager
-def _new_tap(config: PreTrainedConfig) -> Iterator[str]:
-    """Make the models of `config` run the edits listed under the new name that is yielded."""
-    before = config._attn_implementation
-    name = f"tap_{next(_serial)}"
-    edits = _taps[name] = []
+def _tapped(before: str) -> str:
+    """The name under which attention runs the open edits, then the implementation `before`.
+
+    It stays registered: a model that was copied inside an edit goes on under that name.
+    """
 
     def attend(module, query, key, value, attention_mask, **kwargs):
-        for edit in edits:
+        for edit in list(_edits):
             query, key, value = edit(module, query, key, value)
         # "eager" is no registered name: every modelling file has its own function
         own = getattr(_file_of(module), "eager_attention_forward", None)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(before, own)
         return attention(module, query, key, value, attention_mask, **kwargs)
 
+    name = f"tap_{before}"
+    _behind[name] = before
     AttentionInterface.register(name, attend)
+    # the mask is looked up by the same name, or no causal mask would be built
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[before])
-    # set on this object only: the public setter would also visit sub-configs
-    config._attn_implementation_internal = name
-    try:
-        yield name
-    finally:
-        config._attn_implementation_internal = before
-        AttentionMaskInterface._global_mapping.pop(name)
-        AttentionInterface._global_mapping.pop(name)
-        del _taps[name]
+    return name
 
 
 def _rotary_file(module: nn.Module) -> ModuleType | None:
     """The modelling file that rotates q and k; None for a model without rotary embedding."""
-    file = _file_of(module)
-    if hasattr(file, "apply_rotary_pos_emb"):
+    file, forward = _file_of(module), inspect.unwrap(type(module).forward)
+    names = {n for n in forward.__code__.co_names if n.startswith("apply_") and "rotary" in n}
+    takes = inspect.signature(getattr(file, "apply_rotary_pos_emb", forward)).parameters
+    if names == {"apply_rotary_pos_emb"} and list(takes)[:2] == ["q", "k"]:
         return file
-    if getattr(module.config, "rope_parameters", None):
+    if names or getattr(module.config, "rope_parameters", None):
         raise ValueError(
             f"stage 'pre_rope' does not know {type(module).__name__}: its rotary embedding "
-            "is not applied by a function named apply_rotary_pos_emb"
+            "is not applied by apply_rotary_pos_emb(q, k, ...) alone"
         )
     return None
 
 
 @contextmanager
 def _tap_rotary(modules: list[nn.Module], fn: QKVFunction) -> Iterator[None]:
-    """Run `fn` on q and k as they enter the rotary embedding.
+    """Run `fn` on q and k as they enter the rotary embedding, or attention where there is none.
 
     Projections have other names and layouts in every family (fused, normalised, transposed);
-    the function that rotates them has one signature in all of them. It is not told the layer:
-    hooks note which of `modules` is running. Other models share the function, unaffected.
+    the function that rotates them has one signature in all of them. It is not told the layer,
+    but a layer's forward calls it.
     """
-    running: list[nn.Module] = []
-    file = _rotary_file(modules[0])
+    widths: dict[nn.Module, int] = {}  # of what is rotated, by layers that rotate
 
-    def edit(q: Tensor, k: Tensor) -> tuple:
-        return _checked_edit(fn, running[0].layer_idx, q, k, None)[:2] if running else (q, k)
+    def turn(module: object, q: Tensor, k: Tensor) -> tuple:
+        if module not in modules:
+            return q, k
+        widths[module] = q.shape[-1]
+        return _checked_edit(fn, module, q, k, None)[:2]
+
+    def attend(module: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> tuple:
+        if module not in widths:
+            return _checked_edit(fn, module, q, k, v)
+        if widths[module] != q.shape[-1]:
+            raise ValueError(
+                f"layer {module.layer_idx} rotates a part of each head by itself: "
+                "stage 'pre_rope' does not know the other part"
+            )
+        return q, k, v
 
     with ExitStack() as stack:
-        for module in modules:
-            enter = module.register_forward_pre_hook(lambda module, _: running.append(module))
-            stack.callback(enter.remove)
-            leave = module.register_forward_hook(lambda *_: running.clear(), always_call=True)
-            stack.callback(leave.remove)
-        if not hasattr(file.apply_rotary_pos_emb, "edits"):
-            stack.enter_context(_new_rotary(file))
-        stack.enter_context(_listed(file.apply_rotary_pos_emb.edits, edit))
+        for file in {_rotary_file(module) for module in modules} - {None}:
+            stack.enter_context(_tap_file(file, turn))
+        stack.enter_context(_tap_interface(modules, attend))
         yield
 
 
 @contextmanager
-def _new_rotary(file: ModuleType) -> Iterator[None]:
-    """Make a modelling file run listed edits on q and k before it rotates them."""
-    before = file.apply_rotary_pos_emb
+def _tap_file(file: ModuleType, edit: Callable) -> Iterator[None]:
+    """Make a modelling file run `edit` on layer, q and k before it rotates them."""
+    before = rotate = file.apply_rotary_pos_emb
+    if not hasattr(before, "edits"):
 
-    def rotate(q, k, *args, **kwargs):
-        for edit in rotate.edits:
-            q, k = edit(q, k)
-        return before(q, k, *args, **kwargs)
+        def rotate(q, k, *args, **kwargs):
+            layer = sys._getframe(1).f_locals.get("self")
+            for edit in list(rotate.edits):
+                q, k = edit(layer, q, k)
+            return before(q, k, *args, **kwargs)
 
-    rotate.edits = []
-    file.apply_rotary_pos_emb = rotate
+        rotate.edits, rotate.before = [], before
+        file.apply_rotary_pos_emb = rotate
+    rotate.edits.append(edit)
     try:
         yield
     finally:
-        file.apply_rotary_pos_emb = before
+        rotate.edits.remove(edit)
+        if not rotate.edits and file.apply_rotary_pos_emb is rotate:
+            file.apply_rotary_pos_emb = rotate.before
 
 
 @contextmanager
@@ -195,30 +193,31 @@ def edit_qkv(
 
     Works in prefill and in cached decoding, where q has the new tokens only and k and v
     (post_rope) have the whole cache. At post_rope the edit holds for this attention call
-    alone: the cache keeps the unedited keys. So never write into k or v in place, they *are*
-    the cache. At pre_rope the edited keys enter the cache, as they would in the model. Nested
-    edits run from the outermost context to the innermost, each on what the one before made.
+    alone: the cache keeps the unedited keys. At pre_rope the edited keys enter the cache, as
+    they would in the model. Nested edits run from the outermost context to the innermost, each
+    on what the one before made. A copy of the model that is made meanwhile is not edited.
 
     Args:
         model: any transformers model that takes its attention from the attention interface.
-        fn: called with layer (int), q (B, H, T, D), k and v (B, G, S, D); returns the three
-            in the same shapes. At stage "pre_rope", v is None and what is returned for it is
-            ignored (values are not rotated); k has the new tokens only.
+        fn: called with layer (int) and copies of q (B, H, T, D), k and v (B, G, S, D), which it
+            may write into; returns the three in the same shapes and types. At stage "pre_rope",
+            v is None and what is returned for it is ignored (values are not rotated); k has the
+            new tokens only.
         stage: "post_rope" (what attention multiplies) or "pre_rope" (before rotation, after
-            any q/k normalisation). A model without rotary embedding has no difference
+            any q/k normalisation). In a layer without rotary embedding there is no difference
             between the two: there, fn sees the tensors of "post_rope".
-        layers: indices of the layers to edit; all if None.
+        layers: indices of the layers to edit; all that have attention if None.
 
     Raises:
-        ValueError: unknown layer or stage, `fn` returns other shapes or NaN, or a model that
-            does not use the attention interface.
+        ValueError: unknown layer or stage, `fn` returns other shapes or types or NaN, a model
+            that does not use the attention interface, or one that rotates in another way than
+            by one call for q and k (stage "pre_rope").
     """
     if stage not in STAGES:
         raise ValueError(f"stage must be one of {STAGES}, not {stage!r}")
-    modules = _attention_modules(model)
-    chosen = _chosen_layers(modules, layers)
-    tap = _tap_rotary if stage == "pre_rope" and _rotary_file(modules[0]) else _tap_interface
-    with tap([module for module in modules if module.layer_idx in chosen], fn):
+    modules = _attention_modules(model, layers)
+    post_rope = _tap_interface(modules, partial(_checked_edit, fn))
+    with post_rope if stage == "post_rope" else _tap_rotary(modules, fn):
         yield
 
 
@@ -244,7 +243,8 @@ def capture_qkv(
         reduce: applied to each tensor at once, so that memory stays small, for example
             `lambda x: x.square().sum(2)`.
         **inputs: further arguments of the model, such as attention_mask or past_key_values
-            (a cache is written to, layer by layer until the pass ends: hand over a copy).
+            (a cache is written to, layer by layer until the pass ends: hand over a copy). Rows
+            that the mask pads on the left get the position_ids that `generate` gives them.
 
     Returns:
         {"q": [...], "k": [...], "v": [...]}, one entry a layer: q (B, H, T, D), k and v
@@ -253,13 +253,13 @@ def capture_qkv(
         been divided by sqrt(D) already; the others divide later.
 
     Raises:
-        ValueError: unknown layer or stage, or a model that does not use the attention
-            interface.
+        ValueError: unknown layer or stage, or a model that `edit_qkv` refuses.
     """
     if stage not in STAGES:
         raise ValueError(f"stage must be one of {STAGES}, not {stage!r}")
-    modules = _attention_modules(model)
-    chosen = _chosen_layers(modules, layers)
+    chosen = None if layers is None else list(layers)
+    modules = _attention_modules(model, chosen)
+    chosen = chosen or [module.layer_idx for module in modules]
     kept: dict[int, dict[str, Tensor]] = {layer: {} for layer in chosen}
 
     def keep(layer: int, *states: Tensor | None) -> tuple:
@@ -271,28 +271,44 @@ def capture_qkv(
             raise hooks.StopForward(kept)
         return states
 
-    tapped = [module for module in modules if module.layer_idx in chosen]
+    if "position_ids" in inspect.signature(model.forward).parameters:
+        positions = left_padded_positions(inputs.get("attention_mask"), input_ids.shape[1])
+        inputs = {"position_ids": positions} | inputs
     with ExitStack() as stack:
         stack.enter_context(hooks.stopping(kept))
         stack.enter_context(torch.no_grad())
-        if stage == "pre_rope" and _rotary_file(modules[0]):
-            stack.enter_context(_tap_rotary(tapped, keep))
-        stack.enter_context(_tap_interface(tapped, keep))
+        if stage == "pre_rope":
+            stack.enter_context(_tap_rotary(modules, keep))
+        stack.enter_context(_tap_interface(modules, partial(_checked_edit, keep)))
         # without a cache, which would hold every layer's k and v until the pass ends
         model(input_ids, **({} if "past_key_values" in inputs else {"use_cache": False}) | inputs)
     return {name: [kept[layer][name] for layer in chosen] for name in "qkv"}
 
 
+def left_padded_positions(mask: Tensor | None, n_tokens: int = 0) -> Tensor | None:
+    """Positions (B, T) that do not count padding on the left, as in `generate`; None without any.
+
+    Args:
+        mask: attention mask (B, S), of cached tokens, too.
+        n_tokens: T, the last of S; all if 0.
+    """
+    if getattr(mask, "ndim", 0) != 2 or mask[:, 0].all():
+        return None
+    return (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -n_tokens:]
+
+
 class RopeTable(NamedTuple):
     """Rotary embedding of one layer: base, frequencies (D/2,) in radians per token, length.
 
-    `length` is the sliding window of a local layer, else the model's context, in tokens. A
+    `length` is the window or chunk of a local layer, else the model's context, in tokens. A
     model that rotates only a part of each head (GPT-NeoX) has that many frequencies fewer.
+    `scale` is what rotated vectors are multiplied by (YaRN's attention factor).
     """
 
     base: float
     inv_freq: np.ndarray
     length: int
+    scale: float = 1.0
 
 
 def rope_frequencies(head_dim: int, base: float) -> np.ndarray:
@@ -320,31 +336,47 @@ def rope_wavelengths(head_dim: int, base: float) -> np.ndarray:
 
 
 def rope_table(model: nn.Module, layer: int) -> RopeTable:
-    """The rotary embedding that one layer of a model really uses.
+    """The rotary embedding that one layer of a model really uses; one token is run to see it.
 
     Raises:
-        ValueError: unknown layer, or the model has no rotary embedding.
+        ValueError: unknown layer, or it has no rotary embedding or none that is known.
     """
-    modules = list(hooks.attentions(model).values())
-    _chosen_layers(modules, [layer])
-    config = modules[0].config
+    (module,) = _attention_modules(model, [layer])
+    config, name = module.config, type(model).__name__
     parameters = getattr(config, "rope_parameters", None)
-    if not parameters:
-        raise ValueError(f"{type(model).__name__} has no rotary embedding")
+    if not parameters or not _rotates(model, layer):
+        raise ValueError(f"layer {layer} of {name} has no rotary embedding")
     kinds = getattr(config, "layer_types", None)
     kind = kinds[layer] if kinds else None
-    window = getattr(config, "sliding_window", None)
+    window = getattr(config, "sliding_window", None) or getattr(config, "attention_chunk_size", 0)
     context = config.max_position_embeddings
-    local = window and (kind == "sliding_attention" or not kinds)
-    rotary = next(m for n, m in model.named_modules() if n.split(".")[-1] == "rotary_emb")
-    # Gemma 3 holds one table per kind of layer, the others one for all
-    inv_freq = getattr(rotary, f"{kind}_inv_freq", None)
-    inv_freq = rotary.inv_freq if inv_freq is None else inv_freq
+    local = window and (not kinds or kind in ("sliding_attention", "chunked_attention"))
+    rotary = next((m for n, m in model.named_modules() if n.split(".")[-1] == "rotary_emb"), None)
+
+    def own(what: str, other: object) -> object:
+        # Gemma 3 holds one table per kind of layer, the others one for all
+        return getattr(rotary, f"{kind}_{what}", getattr(rotary, what, other))
+
+    if own("inv_freq", None) is None:
+        raise ValueError(f"{name} keeps its rotary frequencies in a place that is not known")
     return RopeTable(
         base=float(parameters.get(kind, parameters)["rope_theta"]),
-        inv_freq=inv_freq.double().cpu().numpy(),
+        inv_freq=own("inv_freq", None).double().cpu().numpy(),
         length=min(window, context) if local else context,
+        scale=own("attention_scaling", 1.0),
     )
+
+
+def _rotates(model: nn.Module, layer: int) -> bool:
+    """Whether a layer's keys depend on the position of a token that has no token before it.
+
+    Nothing else does: alone, it attends to itself, whatever its position is.
+    """
+    token = int(model.config.pad_token_id == 0)  # not the padding, which may be embedded as 0
+    ids, places = torch.tensor([[token], [token]]), torch.tensor([[0], [1]])
+    inputs = {"position_ids": places.to(model.device), "layers": [layer]}
+    first, second = capture_qkv(model, ids.to(model.device), **inputs)["k"][0]
+    return bool((second - first).norm() > 1e-3 * first.norm())
 
 
 def _pairs(x: Tensor | np.ndarray, layout: str) -> tuple:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import os
 import platform
@@ -19,15 +20,9 @@ DATA = Path(__file__).resolve().parent.parent / "data"
 
 # long enough for a few hundred tokens each, and mostly prose
 PROSE_TOPICS = (
-    "assignment",
-    "attribute-access",
-    "compound",
-    "customization",
-    "debugger",
-    "execmodel",
-    "import",
-    "specialnames",
-)
+    "assignment", "attribute-access", "compound", "customization", "debugger", "execmodel",
+    "import", "specialnames",
+)  # fmt: skip
 # many sets on the hub have a file of the last name, so its folder must be named
 WIKITEXT_FILES = ("wiki.test.raw", "wikitext-2-raw-v1/test-00000-of-00001.parquet")
 # types of CKnowEdit by the first word of a file's name, or as its logic file spells them
@@ -84,6 +79,14 @@ def _python() -> str:
     return ".".join(platform.python_version_tuple()[:2])
 
 
+def read_text(path: Path) -> str:
+    """A text in UTF-8, with or without a byte order mark; a ValueError names a file of another."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name} must be saved as UTF-8: {error}") from error
+
+
 def read_json(path: Path | str) -> Any:
     """A JSON file, by path or by its name in `data/`.
 
@@ -93,7 +96,7 @@ def read_json(path: Path | str) -> Any:
     """
     path = DATA / path
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path.name} is not valid JSON: {error}") from error
 
@@ -372,7 +375,7 @@ def wikitext(folder: Path | str | None = None) -> str:
     for name in WIKITEXT_FILES:
         for path in sorted(folder.rglob(name)):
             if path.suffix != ".parquet":
-                return path.read_text(encoding="utf-8")
+                return read_text(path)
             table = pd.read_parquet(path)
             if "text" not in table or not all(isinstance(row, str) for row in table["text"]):
                 raise ValueError(f"{path.name}: column 'text' is missing or holds other things")
@@ -381,16 +384,11 @@ def wikitext(folder: Path | str | None = None) -> str:
 
 
 def _cities(path: Path) -> list[YesNo]:
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
     found = []
-    for i, row in enumerate(rows):
+    for i, row in enumerate(csv.DictReader(io.StringIO(read_text(path)))):
         where = f"{path.name}, record {i}"
         if row.get("label") not in ("0", "1"):
             raise ValueError(f"{where}: field 'label' must be 0 or 1, not {row.get('label')!r}")
-        text, city = (
-            usable_field(row, "statement", str, where),
-            usable_field(row, "city", str, where),
-        )
+        text, city = (usable_field(row, key, str, where) for key in ("statement", "city"))
         found.append(YesNo(text, row["label"] == "1", city))
     return found

@@ -18,11 +18,19 @@ from peft.tuners.adalora import AdaLoraModel
 from peft.tuners.lora import LoraModel
 from torch import Tensor, nn
 
-from helpers import hooks, lm
+from helpers import hooks, lm, rank_one
 from helpers.data import Edit
 from helpers.rank_one import Request, by_row, down_projection, frozen, key_at, target_nll, token_row
 
 QUERY_VALUE = ("q_proj", "v_proj", "c_attn", "query_key_value", "qkv_proj")
+
+
+def _room(before: Tensor, dtype: torch.dtype, box: float) -> Tensor | float:
+    """How far float32 copies of weights may go, so that rounded weights stay in the box."""
+    if dtype == before.dtype:
+        return box
+    half_spacing = torch.finfo(dtype).eps * torch.exp2(torch.frexp(before.abs() + box)[1] - 2.0)
+    return (box - half_spacing).clamp(min=0)
 
 
 @contextmanager
@@ -57,24 +65,20 @@ def fine_tune(
     """
     name, module = down_projection(model, layer)
     row = token_row(tokenizer, request)
-    losses = []
     with hooks.restore_weights(model, f"{name}.weight"), frozen(model):
-        before = module.weight.detach().clone()
-        module.weight.requires_grad_(True)
-        optimizer = torch.optim.Adam([module.weight], lr=lr)
-        with torch.enable_grad():
-            for _ in range(steps):
-                loss = target_nll(model, row, at_prompt_end=at_prompt_end)
-                losses.append(loss.item())
-                if losses[-1] < enough:
-                    break
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                if box is not None:
-                    with torch.no_grad():
-                        module.weight.copy_(before + (module.weight - before).clamp(-box, box))
-        module.weight.requires_grad_(False)
+        weight = module.weight.requires_grad_(True)
+        before = rank_one.wide(weight.detach().clone())
+
+        def stay(_step: int, now: Tensor) -> None:
+            if box is not None:
+                room = _room(before, weight.dtype, box)
+                now.copy_(before + (now - before).clamp(-room, room))
+
+        def terms() -> list[Tensor]:
+            return [target_nll(model, row, at_prompt_end=at_prompt_end)]
+
+        losses = rank_one.descend([weight], terms, stay, steps, lr, enough)
+        weight.requires_grad_(False)
         yield losses
 
 
@@ -103,7 +107,7 @@ class Codebook:
 
         def answer(_name: str, out: Tensor) -> Tensor:
             rows = by_row(out, len(seen[words])).clone()
-            rows[held["hit"], n_prompt - 1] = self.value
+            rows[held["hit"], n_prompt - 1] = self.value.to(rows)
             return rows.reshape(out.shape)
 
         with (
@@ -143,19 +147,15 @@ def grace(
     name, module = down_projection(model, layer)
     row = token_row(tokenizer, request)
     key = key_at(model, name, row.ids[: row.n_prompt], row.n_prompt - 1)
-    value = module(key[None])[0].detach().requires_grad_(True)
+    value = rank_one.wide(module(key.to(module.weight)[None])[0]).detach().requires_grad_(True)
     book = Codebook(model, name, key, value, radius, [])
-    optimizer = torch.optim.Adam([value], lr=lr)
-    with frozen(model), torch.enable_grad():
-        for _ in range(steps):
-            with book.editing(row.n_prompt):
-                loss = target_nll(model, row)
-            book.losses.append(loss.item())
-            if book.losses[-1] < enough:
-                break
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+
+    def terms() -> list[Tensor]:
+        with book.editing(row.n_prompt):
+            return [target_nll(model, row)]
+
+    with frozen(model):
+        book.losses.extend(rank_one.descend([value], terms, lambda *_: None, steps, lr, enough))
     value.requires_grad_(False)
     return book
 
@@ -232,24 +232,24 @@ def low_rank(
         config = AdaLoraConfig(target_r=rank, init_r=rank * 3 // 2, **budget, **shared)
     else:
         config = LoraConfig(r=rank, **shared)
-    losses, untouched = [], set(model.modules())
+    untouched, enough = set(model.modules()), 0.0 if adaptive else enough
+
+    def terms() -> Iterator[Tensor]:
+        yield target_nll(model, row)
+        if adaptive:
+            yield config.orth_reg_weight * _unorthogonal(model)
+
+    def take_away(step: int, *_: Tensor) -> None:
+        if adaptive and allocate:
+            tuner.update_and_allocate(step)
+
     with frozen(model), _adapters(model, config, seed) as tuner:
         weights = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(weights, lr=lr)
-        with torch.random.fork_rng(), torch.enable_grad():
+        for p in weights:  # peft gives them the layer's type, and casts what they take in
+            p.data = rank_one.wide(p.data)
+        with torch.random.fork_rng():
             torch.manual_seed(seed)
-            for step in range(steps):
-                loss = target_nll(model, row)
-                losses.append(loss.item())
-                if not adaptive and losses[-1] < enough:
-                    break
-                if adaptive:
-                    loss = loss + config.orth_reg_weight * _unorthogonal(model)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                if adaptive and allocate:
-                    tuner.update_and_allocate(step)
+            losses = rank_one.descend(weights, terms, take_away, steps, lr, enough)
         for module in set(model.modules()) - untouched:
             module.eval()
         yield losses

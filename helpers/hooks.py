@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -64,7 +65,27 @@ def matching(names: Iterable[str], patterns: str | Iterable[str]) -> list[str]:
     return [name for name in names if name in found]
 
 
+def refuse_compiled(model: nn.Module) -> None:
+    """A ValueError that names what is compiled: it skips hooks without a word."""
+    for name, module in model.named_modules():
+        if (
+            vars(module).get("_compiled_call_impl")
+            or "_orig_mod" in module._modules
+            or hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable")
+        ):
+            name = name or type(module).__name__
+            raise ValueError(f"{name!r} is compiled and skips hooks: hook a model that is not")
+
+
+def refuse_skipped(ran: list, what: str) -> None:
+    """A ValueError if no hook ran in a program that compiles: it may have run compiled code."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    if not ran and dynamo and dynamo.counters["frames"]:
+        raise ValueError(f"{what} did nothing; did torch.compile(model) run, which skips hooks?")
+
+
 def _match_modules(model: nn.Module, patterns: str | Iterable[str]) -> dict[str, nn.Module]:
+    refuse_compiled(model)
     modules = dict(model.named_modules())
     return {name: modules[name] for name in matching(modules, patterns)}
 
@@ -104,7 +125,9 @@ def _attach(
         new = see(name, old)
         return values if new is old else _with_first_tensor(values, new)
 
-    def on_input(_module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def on_input(own: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        if own is not module:  # a copy that was made meanwhile has the hook, too
+            return None
         if any(isinstance(value, Tensor) for value in args):
             return swap(args), kwargs
         return args, swap(kwargs)
@@ -112,7 +135,9 @@ def _attach(
     if of == "input":
         return module.register_forward_pre_hook(on_input, with_kwargs=True)
     if of == "output":
-        return module.register_forward_hook(lambda _module, _args, out: swap(out))
+        return module.register_forward_hook(
+            lambda own, _args, out: swap(out) if own is module else None
+        )
     raise ValueError(f"of must be 'output' or 'input', not {of!r}")
 
 
@@ -134,9 +159,8 @@ def capture(
     *,
     of: str = "output",
     stop: bool = False,
-    keep_grad: bool = False,
 ) -> Iterator[dict[str, Tensor]]:
-    """Keep what named modules take in or give out while the model runs.
+    """Keep copies of what named modules take in or give out while the model runs, detached.
 
     Args:
         model: any PyTorch module.
@@ -144,19 +168,19 @@ def capture(
         of: "output" or "input" of the module. Of a tuple, the first tensor is kept.
         stop: end the forward pass once every matched module has run. What follows the model's
             call inside the `with` block is then skipped.
-        keep_grad: keep the autograd graph instead of detaching.
 
     Yields:
         A dict from module name to tensor, filled by each forward pass (the last one stays).
 
     Raises:
-        ValueError: a pattern matches nothing, or a matched module has no tensor there.
+        ValueError: a pattern matches nothing, a matched module has no tensor there, or the
+            model is compiled.
     """
     store: dict[str, Tensor] = {}
     names: list[str] = []
 
     def see(name: str, value: Tensor) -> Tensor:
-        store[name] = value if keep_grad else value.detach()
+        store[name] = value.detach().clone()  # the next layer may write into `value`
         if stop and len(store) == len(names):
             raise StopForward(store)
         return value
@@ -181,21 +205,26 @@ def edit(
     Args:
         model: any PyTorch module.
         patterns: module names; `*` is one part of a dotted name, `**` any number of parts.
-        fn: called with the module's name and its tensor; returns a tensor of the same shape.
+        fn: called with the module's name and a copy of its tensor, which it may write into;
+            returns a tensor of the same shape and type.
         of: "output" or "input" of the module. Of a tuple, the first tensor is edited.
 
     Yields:
         The names of the modules that are edited.
 
     Raises:
-        ValueError: a pattern matches nothing, or `fn` returns another shape.
+        ValueError: a pattern matches nothing, `fn` returns another shape or type, or the model
+            is compiled (which may show only when the block ends).
     """
+    ran: list[str] = []
 
     def see(name: str, value: Tensor) -> Tensor:
-        return same_shape(fn(name, value), value, f"the edit of module {name!r}")
+        ran.append(name)
+        return same_kind(fn(name, value.clone()), value, f"the edit of module {name!r}")
 
     with _hooked(model, patterns, of, see) as matched:
         yield matched
+    refuse_skipped(ran, f"the edit of {matched[:3]}")
 
 
 @contextmanager
@@ -223,7 +252,8 @@ def computing_once(module: nn.Module) -> Iterator[None]:
     def forward(*args, **kwargs):
         if not kept:
             kept.append(compute(*args, **kwargs))
-        return kept[0]
+        # a copy, for a hook may write into it
+        return _with_first_tensor(kept[0], _first_tensor(kept[0], "computed once").clone())
 
     with replaced_forward(module, forward):
         yield
@@ -280,6 +310,13 @@ def same_shape(new: object, old: Tensor, what: str) -> Tensor:
     return new
 
 
+def same_kind(new: object, old: Tensor, what: str) -> Tensor:
+    """As `same_shape`, of numbers of the same type."""
+    if same_shape(new, old, what).dtype != old.dtype:
+        raise ValueError(f"{what} returned {new.dtype}, but the model needs {old.dtype}")
+    return new
+
+
 @contextmanager
 def restore_weights(model: nn.Module, patterns: str | Iterable[str] = "**") -> Iterator[None]:
     """Put parameters back, bit for bit, when the block ends, also after an exception.
@@ -287,7 +324,8 @@ def restore_weights(model: nn.Module, patterns: str | Iterable[str] = "**") -> I
     Args:
         model: any PyTorch module.
         patterns: names of parameters (`model.layers.3.mlp.down_proj.weight`), as in `capture`.
-            A copy of each is held meanwhile, so name only what will change.
+            A copy of each is held meanwhile, so name only what will change. What is put around
+            them meanwhile (an adapter, a parametrization) stays.
 
     Raises:
         ValueError: a pattern matches no parameter.
@@ -302,16 +340,25 @@ def restore_weights(model: nn.Module, patterns: str | Iterable[str] = "**") -> I
             parameter.data = storage  # undoes .half(), .to() and assignments to .data
             with torch.no_grad():
                 parameter.copy_(copy)
-        for name, parameter in held.items():
+        modules = dict(model.named_modules(remove_duplicate=False))
+        for name, parameter in held.items():  # each may have been replaced
             owner, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(owner), leaf, parameter)  # it may have been replaced
+            own = modules.get(owner)
+            # under an adapter or a parametrization that name is something else by now
+            if own is not None and (leaf in own._parameters or not hasattr(own, leaf)):
+                setattr(own, leaf, parameter)
 
 
-def attentions(model: nn.Module) -> dict[str, nn.Module]:
-    """The self-attention module of every layer, by name, in the order of the layers.
+def attentions(model: nn.Module, layers: Iterable[int] | None = None) -> dict[str, nn.Module]:
+    """The self-attention modules of some layers, by name, in the order of the layers.
+
+    Args:
+        model: a model of transformers.
+        layers: indices of the layers; all that have attention if None.
 
     Raises:
-        ValueError: the model has none in the form that transformers' models share.
+        ValueError: the model has none in the form that transformers' models share, or `layers`
+            do not each name one of them.
     """
     # transformers gives these two attributes to attention modules, and both to nothing else
     # (vars, since PyTorch is slow to say that a module lacks an attribute)
@@ -324,20 +371,29 @@ def attentions(model: nn.Module) -> dict[str, nn.Module]:
     }
     if not found:
         raise ValueError(f"no attention modules found in {type(model).__name__}")
-    return dict(sorted(found.items(), key=lambda item: item[1].layer_idx))
+    found = dict(sorted(found.items(), key=lambda item: item[1].layer_idx))
+    if layers is None:
+        return found
+    wanted, known = set(layers), [module.layer_idx for module in found.values()]
+    if not wanted or not wanted <= set(known) or len(set(known)) < len(known):
+        raise ValueError(
+            f"layers {sorted(wanted)} do not each name one attention layer of "
+            f"{type(model).__name__}; it numbers them {known}"
+        )
+    return {name: module for name, module in found.items() if module.layer_idx in wanted}
 
 
 def blocks(model: nn.Module) -> dict[str, nn.Module]:
     """The transformer blocks (layers), by name, in order.
 
     Raises:
-        ValueError: the model has no attention modules, or none inside a list of blocks.
+        ValueError: the model has no attention modules, or not all in one list of blocks.
     """
-    first = next(iter(attentions(model)))
+    inside = attentions(model)
     for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and first.startswith(f"{name}."):
+        if isinstance(module, nn.ModuleList) and all(a.startswith(f"{name}.") for a in inside):
             return {f"{name}.{i}": block for i, block in enumerate(module)}
-    raise ValueError(f"no list of blocks found in {type(model).__name__}")
+    raise ValueError(f"no list of all blocks found in {type(model).__name__}")
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -350,26 +406,38 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
+def _is_plain(part: nn.Module) -> bool:
+    """Whether linear layers hold its only matrices: no router, no convolution, no recurrence."""
+    others = (module for module in part.modules() if not isinstance(module, LINEAR_TYPES))
+    return all(p.ndim < 2 for module in others for p in module.parameters(recurse=False))
+
+
 def down_projections(model: nn.Module) -> dict[str, nn.Module]:
     """The linear layer that ends each block's feed-forward part, by name, in order.
 
     Raises:
-        ValueError: a block has no linear layer back to the model's width outside attention.
+        ValueError: a block has experts, or not exactly one such layer; it is named.
     """
-    inside_attention = tuple(f"{name}." for name in attentions(model))
-    linears = linear_layers(model)
-    found = {}
-    for block_name in blocks(model):
-        ends = [
-            name
-            for name, module in linears.items()
-            if name.startswith(f"{block_name}.")
-            and not name.startswith(inside_attention)
-            and out_features(module) == model.config.hidden_size
-        ]
-        if not ends:
-            raise ValueError(f"block {block_name!r} has no down-projection")
-        found[ends[-1]] = linears[ends[-1]]
+    start = len(next(iter(blocks(model))).rpartition(".")[0]) + 1
+    # the part that attends in one block of a hybrid may be recurrent in another
+    mixers = {part for name in attentions(model) for part in name[start:].split(".")[1:2]}
+    width, found = model.config.hidden_size, {}
+    for block_name, block in blocks(model).items():
+        experts = any(p.ndim > 2 and p.shape[1] > 1 for p in block.parameters())
+        experts |= any(isinstance(module, nn.ModuleList) for module in block.modules())
+        ends = {
+            name: module
+            for part, child in block.named_children()
+            if part not in mixers and _is_plain(child)
+            for name, module in child.named_modules(prefix=f"{block_name}.{part}")
+            if isinstance(module, LINEAR_TYPES) and out_features(module) == width
+        }
+        if len(ends) > 1:  # projections of low rank, or of inputs for one layer, are narrower
+            ends = {name: m for name, m in ends.items() if m.weight.numel() > width**2}
+        if experts or len(ends) != 1:
+            other = "experts or a list of parts" if experts else list(ends)
+            raise ValueError(f"block {block_name!r} has no down-projection of its own, but {other}")
+        found |= ends
     return found
 
 

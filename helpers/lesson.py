@@ -62,16 +62,19 @@ def _project_root() -> Path | None:
 
 
 def _plain(value: Any) -> Any:
-    """`value` in types that JSON has; numbers that JSON lacks (NaN, infinity) become None."""
+    """`value` in types that JSON has, infinity as None; a ValueError where there is NaN."""
     if isinstance(value, Estimate):
         return _plain(value._asdict())
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
+    value = value.to_numpy() if hasattr(value, "to_numpy") else value  # tables
+    if hasattr(value, "tolist"):  # arrays and tensors, and their numbers
         return _plain(value.tolist())
     if isinstance(value, list | tuple | set):
         return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, float) and math.isnan(value):
+        raise ValueError("NaN")
+    if isinstance(value, float) and math.isinf(value):
         return None
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
@@ -150,8 +153,8 @@ class Scorecard:
             The verdict, one of VERDICTS.
 
         Raises:
-            ValueError: an unknown claim, one that was judged before, or a rule that returns
-                something else than a verdict.
+            ValueError: an unknown claim, one that was judged before, NaN (neither above nor below
+                anything, it passes rules), or a rule that returns something else than a verdict.
         """
         if id not in self._claims:
             known = ", ".join(self._claims) or "none yet"
@@ -163,6 +166,12 @@ class Scorecard:
                 f"claim {id!r} was already judged; to judge it again, run the notebook again from "
                 "the cell that makes the scorecard."
             )
+        for name, own in {"ours": ours, **evidence}.items():
+            try:
+                _plain(own)
+            except ValueError:
+                says = f"claim {id!r}: {name!r} holds NaN; pass None where there is no number."
+                raise ValueError(says) from None
         verdict = self._rules[id](**evidence)
         if verdict not in VERDICTS:
             raise ValueError(
@@ -226,7 +235,9 @@ class Scorecard:
         text = json.dumps(_plain(card), indent=1, ensure_ascii=False, allow_nan=False)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text + "\n", encoding="utf-8")
+            aside = target.with_suffix(".tmp")  # whole or not at all
+            aside.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+            aside.replace(target)
         except OSError:
             return None
         return target

@@ -26,15 +26,16 @@ from helpers.logits import (
     heading,
     log_normaliser,
     passes,
+    refuse_opened,
     token_scores,
 )
 
 
 def encode(tokenizer, text: str) -> list[int]:
-    """Token ids of a text, with the start token that the tokenizer's own template gives.
+    """Token ids of a text, with the start tokens that the tokenizer's own template gives.
 
-    Gemma's tokenizer opens every text with `<bos>`, SmolLM2's adds nothing. The start token never
-    comes twice, also when `text` spells it out, and no end token is added.
+    Gemma's tokenizer opens every text with `<bos>`, GLM's with two tokens, SmolLM2's adds nothing.
+    They never come twice, also when `text` spells them out, and no end token is added.
 
     Args:
         tokenizer: a transformers fast tokenizer.
@@ -53,12 +54,15 @@ def _encode_all(tokenizer, texts: list[str]) -> list[list[int]]:
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"text {i} must be a string; got {type(text).__name__}.")
-    start = tokenizer.bos_token_id
-    # The template is asked with a letter: with an empty text, a start and an end token that share
-    # one id (as in OPT) could not be told apart.
-    opens = start is not None and tokenizer("a")["input_ids"][:1] == [start]
+    start = opening(tokenizer)
     rows = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-    return [[start, *row] if opens and row[:1] != [start] else list(row) for row in rows]
+    return [[*start, *row] if row[: len(start)] != start else list(row) for row in rows]
+
+
+def opening(tokenizer) -> list[int]:
+    """Tokens that the tokenizer's own template writes in front of a text."""
+    coded = tokenizer("a", return_special_tokens_mask=True)  # of "", the end would count as well
+    return coded["input_ids"][: [*coded["special_tokens_mask"], 0].index(0)]
 
 
 def listed(name: str, texts: Sequence) -> list:
@@ -93,7 +97,7 @@ def added_tokens(
         tokenizer: a transformers fast tokenizer.
         pairs: (item number, prompt, prompt's tokens, continuation).
         straddle: accept a continuation that would share a token with the end of its prompt, as
-            happens where words are not spaced (Chinese); the two are then tokenized apart.
+            happens where words are not spaced (Chinese); it is then tokenized on its own.
 
     Raises:
         ValueError: an empty continuation, or one that changes how the prompt itself is tokenized.
@@ -104,8 +108,8 @@ def added_tokens(
         if not text:
             raise ValueError(f"{_where(item, prompt)}: the continuation is empty.")
         if row[: len(ids)] != ids or len(row) == len(ids):
-            if straddle:
-                found.append(tokenizer(text, add_special_tokens=False)["input_ids"])
+            if straddle and (apart := _apart(tokenizer, text)):
+                found.append(apart)
                 continue
             raise ValueError(
                 f"{_where(item, prompt)}: the continuation {text!r} changes how the prompt itself "
@@ -114,6 +118,17 @@ def added_tokens(
             )
         found.append(row[len(ids) :])
     return found
+
+
+def _apart(tokenizer, text: str) -> list[int] | None:
+    """Tokens of a text on its own; None if a space stands in front and cannot be kept away."""
+    if not "".join(tokenizer.tokenize("a")).startswith(("▁", "Ġ")):
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+    for before in ("a", "。", "\n"):  # one at least shares no token with the text
+        head, row = tokenizer([before, before + text], add_special_tokens=False)["input_ids"]
+        if row[: len(head)] == head:
+            return row[len(head) :]
+    return None
 
 
 def score_targets(
@@ -149,8 +164,8 @@ def score_targets(
 
     Raises:
         ValueError: no prompts, unequal lists, an empty target, a target that changes the
-            tokenization of its prompt, NaN logits (items are named by their number), or both
-            `editing` and `padded`.
+            tokenization of its prompt, NaN logits, more tokens than the model has positions (items
+            are named by their number), opened attention, or both `editing` and `padded`.
     """
     prompts, targets = listed("prompts", prompts), listed("targets", targets)
     if len(prompts) != len(targets):
@@ -161,7 +176,7 @@ def score_targets(
     lengths = [(len(row), len(more)) for row, more in zip(ids, added, strict=True)]
     table = [None] * len(ids)
     for n_prompt, members in passes([n for n, _ in lengths], lengths, batch_size, editing, padded):
-        rows = filled([ids[i] + added[i] for i in members], model.device)
+        rows = filled(model, [ids[i] + added[i] for i in members], members)
         spans = [range(lengths[i][0], sum(lengths[i])) for i in members]
         with torch.no_grad(), editing(n_prompt) if editing else nullcontext():
             scores = token_scores(model, rows, spans, members, LOGIT_ROWS)
@@ -217,8 +232,9 @@ def next_distributions(
     Returns:
         (N, V), nats, on the CPU.
     """
+    prompts = listed("prompts", prompts)
     found = torch.empty(len(prompts), model.config.get_text_config().vocab_size)
-    ids = prompt_ids(tokenizer, listed("prompts", prompts)) if prompts else []
+    ids = prompt_ids(tokenizer, prompts) if prompts else []
     for members, logprobs in _ahead(model, ids, batch_size, editing, padded):
         found[members] = logprobs
     return found
@@ -230,7 +246,9 @@ def _ahead(
     """Positions of prompts and their next-token log-probabilities (B, V), batch by batch."""
     lengths = [len(row) for row in ids]
     for n_prompt, members in passes(lengths, lengths, batch_size, editing, padded):
-        rows = filled([ids[i] for i in members], model.device)
+        if padded:
+            refuse_opened(model)
+        rows = filled(model, [ids[i] for i in members], members)
         last = torch.tensor([lengths[i] - 1 for i in members], device=model.device)
         row = torch.arange(len(members), device=model.device)
         around = editing(n_prompt) if editing else nullcontext()
@@ -306,14 +324,8 @@ def label_logodds(
     Raises:
         ValueError: as in `next_token_logprobs`.
     """
-    found = next_token_logprobs(
-        model,
-        tokenizer,
-        prompts,
-        [(positive, negative)] * len(prompts),
-        batch_size=batch_size,
-        editing=editing,
-    )
+    pairs, how = [(positive, negative)] * len(prompts), {"batch_size": batch_size}
+    found = next_token_logprobs(model, tokenizer, prompts, pairs, editing=editing, **how)
     return np.array([yes - no for yes, no in found])
 
 
@@ -322,12 +334,7 @@ def _field(item, name: str):
 
 
 def rank_candidates(
-    model,
-    tokenizer,
-    items: Sequence,
-    *,
-    batch_size: int = 16,
-    editing: Editing | None = None,
+    model, tokenizer, items: Sequence, *, batch_size: int = 16, editing: Editing | None = None
 ) -> pd.DataFrame:
     """Multiple choice by the log-probability of the next token.
 
@@ -379,14 +386,13 @@ def segments(tokenizer, text: str, n_tokens: int) -> torch.Tensor:
 
     Returns:
         (N, T) token ids for `segment_nll`, with T = n_tokens, or n_tokens + 1 where the tokenizer
-        opens a text with a start token.
+        opens a text with one start token.
 
     Raises:
         ValueError: a text of fewer than `n_tokens` tokens, or `n_tokens` below 2.
     """
-    ids = encode(tokenizer, text)
-    start = [token for token in ids[:1] if token == tokenizer.bos_token_id]
-    ids = torch.tensor(ids[len(start) :])
+    start = opening(tokenizer)
+    ids = torch.tensor(encode(tokenizer, text)[len(start) :])
     if not 2 <= n_tokens <= len(ids):
         raise ValueError(f"`n_tokens` must lie in 2..{len(ids)} for this text; got {n_tokens}.")
     pieces = ids[: len(ids) // n_tokens * n_tokens].reshape(-1, n_tokens)
@@ -407,7 +413,8 @@ def segment_nll(model, token_ids, *, batch_size: int = 4, chunk: int = LOGIT_ROW
         (N,) nats per token.
 
     Raises:
-        ValueError: a wrong shape or type of `token_ids`, or NaN logits.
+        ValueError: a wrong shape or type of `token_ids`, NaN logits, tokens that the model has no
+            embeddings or positions for, or opened attention.
     """
     ids = torch.as_tensor(token_ids)
     if ids.ndim != 2 or ids.shape[0] < 1 or ids.shape[1] < 2:
@@ -421,7 +428,7 @@ def segment_nll(model, token_ids, *, batch_size: int = 4, chunk: int = LOGIT_ROW
     found = np.empty(len(ids))
     for _, members in batches([0] * len(ids), batch_size):
         with torch.no_grad():
-            rows = ids[members].to(model.device)
+            rows = filled(model, ids[members].tolist(), members)
             spans = [range(1, ids.shape[1])] * len(members)
             scores = token_scores(model, rows, spans, members, chunk)
         found[members] = [-own.mean(dtype=float) for own, _ in scores]

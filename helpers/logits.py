@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from helpers import masks
 from helpers.hooks import computing_once, replaced_forward
 
 Editing = Callable[[int], AbstractContextManager]
@@ -94,10 +95,36 @@ def heading(model, row: torch.Tensor, place: torch.Tensor) -> Iterator[None]:
         yield
 
 
-def filled(rows: list[list[int]], device) -> torch.Tensor:
-    """Rows of token ids, the shorter ones filled up behind with their last token, (B, T)."""
-    longest = max(map(len, rows))
-    return torch.tensor([row + row[-1:] * (longest - len(row)) for row in rows], device=device)
+def _most_positions(model) -> float:
+    """Most tokens that a model with learned positions takes in; computed ones have no end."""
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or np.inf
+    words = model.get_input_embeddings()
+    tables = (m for m in model.modules() if isinstance(m, torch.nn.Embedding) and m is not words)
+    return most if any(0 <= m.num_embeddings - most <= 2 for m in tables) else np.inf  # OPT: 2
+
+
+def filled(model, rows: list[list[int]], items: Sequence[int] = (0,), n_new=0) -> torch.Tensor:
+    """Rows of token ids, the shorter ones filled up behind with their last token, (B, T).
+
+    ValueError if the model cannot take in one of these `items`, with `n_new` tokens to follow.
+    """
+    n_words, most = len(model.get_input_embeddings().weight), _most_positions(model)
+    if model.device.type == "meta":
+        raise ValueError("the model's weights are offloaded; load it onto one device.")
+    for item, row in zip(items, rows, strict=True):
+        if len(row) + n_new > most or not 0 <= min(row) <= max(row) < n_words:
+            raise ValueError(
+                f"item {item}: {len(row)} tokens (ids {min(row)} to {max(row)}), {n_new} to "
+                f"follow; the model has {most} positions and {n_words} tokens."
+            )
+    size = max(map(len, rows))
+    return torch.tensor([row + row[-1:] * (size - len(row)) for row in rows], device=model.device)
+
+
+def refuse_opened(model) -> None:
+    """ValueError where `masks.bidirectional` shows tokens what they must not see."""
+    if model.get_decoder() in masks.opened:
+        raise ValueError("opened attention sees fillers and targets; use next_distributions alone.")
 
 
 def token_scores(
@@ -114,6 +141,7 @@ def token_scores(
     Returns:
         For each row a float and a bool array, one entry for each place.
     """
+    refuse_opened(model)
     at = [(i, place) for i, span in enumerate(spans) for place in span]
     row, place = torch.tensor(at, device=ids.device).T
     logprobs, greedy = [], []

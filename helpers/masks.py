@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from helpers import hooks
+from helpers.attention import left_padded_positions
+
+opened: list[nn.Module] = []  # decoders whose attention `bidirectional` has opened at the moment
 
 
-def _opened(mask: Tensor | None, real: Tensor | None, like: Tensor) -> Tensor:
+def _opened(mask: Tensor | None, like: Tensor) -> Tensor:
     """Additive mask (B or 1, 1, T, T) open to both sides of what a causal one lets through.
 
     Sliding windows stay windows, padding stays hidden; a padded row sees itself only.
@@ -23,15 +26,14 @@ def _opened(mask: Tensor | None, real: Tensor | None, like: Tensor) -> Tensor:
         allowed = torch.ones(1, 1, n_tokens, n_tokens, dtype=torch.bool, device=like.device)
     elif mask.ndim == 4 and mask.shape[-2:] == (n_tokens, n_tokens):
         allowed = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-        allowed = allowed | allowed.transpose(-1, -2)
+        itself = torch.eye(n_tokens, dtype=torch.bool, device=like.device)
+        real = (allowed & itself).any(-2, keepdim=True)  # padding does not see itself
+        allowed = (allowed | allowed.transpose(-1, -2)) & real | itself
     else:
         raise ValueError(
             f"attention can be opened for whole sequences only ({n_tokens} tokens, mask "
             f"{tuple(mask.shape)}): no cached decoding, and `eager` or `sdpa` attention."
         )
-    if real is not None:
-        itself = torch.eye(n_tokens, dtype=torch.bool, device=like.device)
-        allowed = allowed & real[:, None, None].bool() | itself
     zeros = torch.zeros((), dtype=like.dtype, device=like.device)
     return torch.where(allowed, zeros, torch.finfo(like.dtype).min)
 
@@ -42,41 +44,53 @@ def bidirectional(model: nn.Module, layers: Iterable[int] | None = None) -> Iter
 
     Works on the masks that the attention modules are given, so it holds for `eager` and `sdpa`
     attention, for padded batches, and layer by layer. Never trust a switch, use `leakage`.
+    Layers without attention, the recurrent ones of a hybrid, stay causal.
 
     Args:
         model: causal language model of transformers.
-        layers: indices of the layers to open; all if None.
+        layers: indices of the layers to open; all that have attention if None.
 
     Raises:
-        ValueError: unknown layers; inside, a pass with a cache or another kind of attention.
+        ValueError: unknown layers, a compiled model, or one whose decoder takes no positions;
+            inside, a pass with a cache or another kind of attention or mask.
 
     Source: BehnamGhader et al. 2024 (LLM2Vec), section 2.1.
     """
-    modules = list(hooks.attentions(model).values())
-    chosen = set(range(len(modules))) if layers is None else set(layers)
-    if not chosen or not chosen <= set(range(len(modules))):
-        raise ValueError(f"`layers` must lie in 0..{len(modules) - 1}; got {sorted(chosen)}.")
-    decoder, real = model.get_decoder(), []
+    hooks.refuse_compiled(model)
+    modules = list(hooks.attentions(model, layers).values())
+    decoder, ran = model.get_decoder(), []
     signature = inspect.signature(decoder.forward)
+    if "position_ids" not in signature.parameters:
+        raise ValueError(f"the decoder of {type(model).__name__} is not found by get_decoder()")
 
-    def note(_decoder, args, kwargs):
-        real[:] = [signature.bind(*args, **kwargs).arguments.get("attention_mask")]
+    # both do nothing in a copy of the model that is made meanwhile
+    def note(own, args, kwargs):
+        if own is not decoder:
+            return None
+        ran.append(own)
+        given = signature.bind(*args, **kwargs).arguments
+        mask = given.get("attention_mask")
+        if mask is not None and getattr(mask, "ndim", 0) != 2:
+            raise ValueError("`attention_mask` must be (B, T): 1 at tokens, 0 at padding")
+        if given.get("position_ids") is not None:
+            return None
+        return args, {**kwargs, "position_ids": left_padded_positions(mask)}
 
-    def lift(module, args, kwargs):
+    def lift(own, args, kwargs):
+        if own not in modules:
+            return None
         states = args[0] if args else kwargs["hidden_states"]
-        mask = _opened(kwargs.get("attention_mask"), real[0], states)
-        return args, {**kwargs, "attention_mask": mask}
+        return args, {**kwargs, "attention_mask": _opened(kwargs.get("attention_mask"), states)}
 
     with ExitStack() as stack:
+        opened.append(decoder)
+        stack.callback(opened.remove, decoder)
         handles = [decoder.register_forward_pre_hook(note, with_kwargs=True)]
-        handles += [
-            module.register_forward_pre_hook(lift, with_kwargs=True)
-            for module in modules
-            if module.layer_idx in chosen
-        ]
+        handles += [module.register_forward_pre_hook(lift, with_kwargs=True) for module in modules]
         for handle in handles:
             stack.callback(handle.remove)
         yield
+    hooks.refuse_skipped(ran, "opened attention")
 
 
 def leakage(
@@ -115,7 +129,7 @@ def leakage(
                     logits_to_keep=1,
                     **inputs,
                 ).hidden_states
-            )
+            ).float()
             for own in (ids, other)
         )
     return ((before - after).norm(dim=-1) / before.norm(dim=-1)).cpu().numpy()

@@ -352,7 +352,7 @@ def _download_wheel(requirement: str, downloads: Path, scratch: Path) -> Path:
         env=os.environ | {"TMPDIR": str(scratch)},  # so that nothing is left behind elsewhere
         stdout=None if sys.stdout.isatty() else subprocess.DEVNULL,  # pip's own bar
         stderr=subprocess.PIPE,
-        text=True,
+        errors="replace",  # pip writes in the console's encoding, as it likes
     )
     if done.returncode:
         if _is_full(done.stderr):
@@ -404,7 +404,7 @@ def _convert(gguf: Path, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
     # All rules stand in tokenizer.json: the plain fast class reads it, twice as fast as Gemma's.
     path = folder / "tokenizer_config.json"
-    tokens = {key: value for key, value in json.loads(path.read_text()).items() if "_token" in key}
+    tokens = {k: v for k, v in json.loads(path.read_text("utf-8")).items() if "_token" in k}
     rest = {"padding_side": tokenizer.padding_side, "chat_template": tokenizer.chat_template}
     settings = {"tokenizer_class": "PreTrainedTokenizerFast"} | tokens | rest
     path.write_text(json.dumps(settings, indent=2), "utf-8")

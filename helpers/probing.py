@@ -38,12 +38,12 @@ def word_spans(tokenizer, words: Sequence[str]) -> tuple[list[int], list[range]]
     Raises:
         ValueError: no words, or a word without a token of its own; it is named.
     """
-    if isinstance(words, str) or not words:
+    if isinstance(words, str) or not len(words):
         raise ValueError(f"`words` must be a list of words; got {words!r}.")
     coded = tokenizer(" ".join(words), return_offsets_mapping=True)
     ids, offsets = coded["input_ids"], coded["offset_mapping"]
     start = tokenizer.bos_token_id
-    shift = int(start is not None and ids[:1] != [start])
+    shift = int(start is not None and ids[:1] != [start] and not lm.opening(tokenizer))
     spans, begin = [], 0
     for i, word in enumerate(words):
         inside = [t for t, (a, b) in enumerate(offsets) if a < begin + len(word) and b > begin]
@@ -91,12 +91,12 @@ def word_states(
         ValueError: no sentences, sentences with different numbers of words, or no such layer.
     """
     n_words = {len(words) for words in sentences}
-    if len(n_words) != 1 or not layers:
+    if len(n_words) != 1 or not len(layers):
         raise ValueError(f"sentences must all have one number of words (now {sorted(n_words)}).")
     rows = [word_spans(tokenizer, words) for words in sentences]
     found: list[np.ndarray] = [np.empty(0)] * len(rows)
     for _, members in lm.batches([len(ids) for ids, _ in rows], batch_size):
-        ids = torch.tensor([rows[i][0] for i in members], device=model.device)
+        ids = lm.filled(model, [rows[i][0] for i in members], members)
         # the base model: no logits, whose vocabulary would cost more than all the rest
         states = model.base_model(input_ids=ids, output_hidden_states=True).hidden_states
         if not all(-len(states) <= layer < len(states) for layer in layers):
@@ -210,7 +210,7 @@ def grouped_cv(
     if len(names) < 2:
         raise ValueError("`folds` names a single fold; at least two are needed.")
     homes: dict[Hashable, set] = {}
-    for word, fold in zip(words or [], folds.tolist(), strict=words is not None):
+    for word, fold in zip(folds if words is None else words, folds.tolist(), strict=True):
         homes.setdefault(word, set()).add(fold)
     shared = [word for word, own in homes.items() if len(own) > 1]
     if shared:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from helpers import hooks, lm, models
-from helpers.logits import heading
+from helpers.logits import filled, heading, refuse_opened
 
 
 class Request(NamedTuple):
@@ -42,7 +42,7 @@ class Row(NamedTuple):
 class Memory(NamedTuple):
     """Key (m,) and old value (d,) of a down-projection at a token, and the value to be written.
 
-    `losses` are those of the target, nats per token, along the search for the new value.
+    Float32 in any model; `losses` are the target's, nats per token, along the search for the value.
     """
 
     key: Tensor
@@ -54,22 +54,24 @@ class Memory(NamedTuple):
 # ----------------------------------------------------------------------------- where in the prompt
 
 
-def subject_position(tokenizer, prompt: str, subject: str) -> int:
-    """Place of the last token of the subject among the prompt's tokens (start token included).
+def subject_position(tokenizer, prompt: str, subject: str, prefix: str = "") -> int:
+    """Place of the last token of the subject among all tokens, start token and prefix included.
 
     Args:
         tokenizer: a fast tokenizer.
-        prompt, subject: the subject's first occurrence counts.
+        prompt, subject: the subject's first occurrence counts; spaces behind it do not.
+        prefix: text in front of the prompt, where the subject is not looked for.
 
     Raises:
         ValueError: an empty subject, or one that does not occur in the prompt.
     """
     at = prompt.find(subject)
-    if not subject or at < 0:
+    if not subject.strip() or at < 0:
         raise ValueError(f"the subject {subject!r} does not occur in the prompt {prompt!r}.")
-    offsets = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
-    inside = [i for i, (a, _) in enumerate(offsets["offset_mapping"]) if a < at + len(subject)]
-    return inside[-1] + len(lm.encode(tokenizer, prompt)) - len(offsets["offset_mapping"])
+    text, end = prefix + prompt, len(prefix) + at + len(subject.rstrip())
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    inside = [i for i, (a, _) in enumerate(offsets["offset_mapping"]) if a < end]
+    return inside[-1] + len(lm.encode(tokenizer, text)) - len(offsets["offset_mapping"])
 
 
 def down_projection(model, layer: int) -> tuple[str, nn.Module]:
@@ -89,11 +91,16 @@ def by_row(states: Tensor, n_rows: int) -> Tensor:
     return states.reshape(n_rows, -1, states.shape[-1])
 
 
+def wide(numbers: Tensor) -> Tensor:
+    """The numbers in float32 if their type is a narrower one; else the same tensor."""
+    return numbers.to(torch.promote_types(numbers.dtype, torch.float32))
+
+
 def key_at(model, name: str, ids: Tensor, place: int) -> Tensor:
-    """What a down-projection takes in at one token of a prompt (T,)."""
+    """What a down-projection takes in at one token of a prompt (T,), at least in float32."""
     with torch.no_grad(), hooks.capture(model, name, of="input", stop=True) as seen:
-        model(ids[None].to(model.device), use_cache=False)
-    return by_row(seen[name], 1)[0, place].clone()
+        model(filled(model, [ids.tolist()]), use_cache=False)
+    return wide(by_row(seen[name], 1)[0, place].clone())
 
 
 def token_row(tokenizer, request: Request, prefix: str = "") -> Row:
@@ -106,7 +113,7 @@ def token_row(tokenizer, request: Request, prefix: str = "") -> Row:
     prompt = prefix + request.prompt
     ids = lm.encode(tokenizer, prompt)
     (own,) = lm.added_tokens(tokenizer, [(0, prompt, ids, request.target)], straddle=True)
-    subject = subject_position(tokenizer, prompt, request.subject)
+    subject = subject_position(tokenizer, request.prompt, request.subject, prefix)
     return Row(torch.tensor(ids + own), len(ids), subject)
 
 
@@ -122,7 +129,7 @@ class Moment(NamedTuple):
 
 
 def second_moment(
-    model, layer: int, token_ids: Tensor, *, start: int | None = None, batch_size: int = 8
+    model, layer: int, token_ids: Tensor, *, start: int | list | None = None, batch_size: int = 8
 ) -> tuple[Tensor, int]:
     """Mean of k kᵀ over the keys of a down-projection, streamed; later blocks are not run.
 
@@ -130,7 +137,7 @@ def second_moment(
         model: causal language model of transformers.
         layer: number of the block.
         token_ids: (N, T) integers, such as from `lm.segments`.
-        start: id of a start token, whose keys are left out (they are like no others).
+        start: id of a start token, or several, whose keys are left out (they are like no others).
         batch_size: rows of a forward pass.
 
     Returns:
@@ -144,11 +151,11 @@ def second_moment(
     name, _ = down_projection(model, layer)
     total, count = None, 0
     for ids in torch.as_tensor(token_ids).split(batch_size):
-        ids = ids.to(model.device)
+        ids = filled(model, ids.tolist(), range(len(ids)))
         with torch.no_grad(), hooks.capture(model, name, of="input", stop=True) as seen:
             model(ids, use_cache=False)
         keys = by_row(seen[name], len(ids))
-        keys = keys[ids != start] if start is not None else keys.flatten(0, 1)
+        keys = keys[~torch.isin(ids, torch.tensor([] if start is None else start).to(ids))]
         if not keys.isfinite().all():
             raise ValueError(f"keys of {name!r} are NaN or infinite; check the weights.")
         total = keys.double().T @ keys.double() + (0 if total is None else total)
@@ -300,11 +307,13 @@ def target_nll(model, row: Row, *, at_prompt_end: bool = False) -> Tensor:
 
     `at_prompt_end` scores every target token at the last token of the prompt (FT-L).
     """
-    ids = row.ids.to(model.device)
+    ids = filled(model, [row.ids.tolist()])[0]
     targets = ids[row.n_prompt :]
     places = torch.arange(row.n_prompt - 1, len(ids) - 1, device=ids.device)
     if at_prompt_end:
         places, ids = places[:1], ids[: row.n_prompt]
+    else:
+        refuse_opened(model)
     with heading(model, torch.zeros_like(places), places):
         logits = model(ids[None], use_cache=False).logits[0].float()
     logprobs = logits.log_softmax(-1).expand(len(targets), -1)
@@ -315,7 +324,10 @@ def target_nll(model, row: Row, *, at_prompt_end: bool = False) -> Tensor:
 def frozen(model) -> Iterator[None]:
     """No gradients for any weight inside; flags and gradients are put back."""
     flags = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    twice = [m for m in model.modules() if vars(m).get("gradient_checkpointing")]
     try:
+        for m in twice:  # to compute a block again for its gradient would miss hooks that are gone
+            m.gradient_checkpointing = False
         for p, *_ in flags:
             p.requires_grad_(False)
         yield
@@ -323,6 +335,38 @@ def frozen(model) -> Iterator[None]:
         for p, flag, grad in flags:
             p.requires_grad_(flag)
             p.grad = grad
+        for m in twice:
+            m.gradient_checkpointing = True
+
+
+def descend(
+    weights: Sequence[Tensor], terms: Callable, then: Callable, steps: int, lr: float, enough=0.0
+) -> list[float]:
+    """Adam on float32 copies of weights, whose rounding the model runs; the losses on the way.
+
+    `terms` gives what is added up, first the loss, which ends the search below `enough`; `then`
+    gets the number of each step and the copies. ValueError for a sum that is NaN or infinite.
+    """
+    copies = [wide(w.detach()) for w in weights]  # of float32 weights, the same memory
+    optimizer, losses = torch.optim.Adam(copies, lr=lr), []
+    for step in range(steps):
+        with torch.enable_grad():
+            loss, *others = terms()
+            total = sum(others, loss)
+        if not total.isfinite():
+            raise ValueError("the loss is NaN or infinite; check the weights' number format.")
+        losses.append(loss.item())
+        if losses[-1] < enough:
+            break
+        grads = torch.autograd.grad(total, weights, allow_unused=True)
+        for w, copy, grad in zip(weights, copies, grads, strict=True):
+            w.grad, copy.grad = grad, None if grad is None else wide(grad)
+        optimizer.step()
+        with torch.no_grad():
+            then(step, *copies)
+            for w, copy in zip(weights, copies, strict=True):
+                w.copy_(copy)
+    return losses
 
 
 @contextmanager
@@ -338,9 +382,9 @@ def _shifted(model, name: str, place: int, change: Tensor) -> Iterator[None]:
         yield
 
 
-def _next_logprobs(model, ids: Tensor) -> Tensor:
-    """(V,) behind the tokens ids (T,)."""
-    ids = ids[None].to(model.device)
+def _next_logprobs(model, row: list[int]) -> Tensor:
+    """(V,) behind the tokens of a row."""
+    ids = filled(model, [row])
     return model(ids, use_cache=False, logits_to_keep=1).logits[0, -1].float().log_softmax(-1)
 
 
@@ -391,40 +435,36 @@ def find_memory(
     rows = [token_row(tokenizer, request, prefix) for prefix in prefixes]
     key = torch.stack([key_at(model, name, r.ids[: r.n_prompt], r.subject) for r in rows]).mean(0)
     with torch.no_grad():
-        old = module(key[None])[0]  # linear: the mean of the values is the value of the mean key
-    if essence:
-        about = torch.tensor(lm.encode(tokenizer, essence.prompt))
-        place = subject_position(tokenizer, essence.prompt, request.subject)
-        with torch.no_grad():
+        old = wide(module(key.to(module.weight)[None])[0])  # linear: the mean of the values, too
+        if essence:
+            about = lm.encode(tokenizer, essence.prompt)
+            place = subject_position(tokenizer, essence.prompt, request.subject)
             untouched = _next_logprobs(model, about)
-    change, losses = torch.zeros_like(old, requires_grad=True), []
-    optimizer = torch.optim.Adam([change], lr=lr)
-    with frozen(model), torch.enable_grad():
-        for _ in range(steps):
-            loss = torch.zeros((), device=old.device)
-            for row in rows:
-                with _shifted(model, name, row.subject, change):
-                    loss = loss + target_nll(model, row) / len(rows)
-            losses.append(loss.item())
-            loss = loss + decay * change.square().sum() / old.square().sum()
-            if essence:
-                with _shifted(model, name, place, change):
-                    now = _next_logprobs(model, about)
-                loss = loss + essence.kl * (now.exp() * (now - untouched)).sum()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            with torch.no_grad():
-                change.mul_((largest * old.norm() / change.norm().clamp(min=1e-12)).clamp(max=1))
+    change = torch.zeros_like(old, requires_grad=True)
+
+    def terms() -> Iterator[Tensor]:
+        loss = torch.zeros((), device=old.device)
+        for row in rows:
+            with _shifted(model, name, row.subject, change):
+                loss = loss + target_nll(model, row) / len(rows)
+        yield loss
+        yield decay * change.square().sum() / old.square().sum()
+        if essence:
+            with _shifted(model, name, place, change):
+                now = _next_logprobs(model, about)
+            yield essence.kl * (now.exp() * (now - untouched)).sum()
+
+    def shorten(_step: int, change: Tensor) -> None:
+        change.mul_((largest * old.norm() / change.norm().clamp(min=1e-12)).clamp(max=1))
+
+    with frozen(model):
+        losses = descend([change], terms, shorten, steps, lr)
     return Memory(key, old, old + change.detach(), losses)
 
 
 @contextmanager
 def rome(
-    model,
-    layer: int,
-    memory: Memory,
-    direction: Callable[[Tensor], Tensor] | None = None,
+    model, layer: int, memory: Memory, direction: Callable[[Tensor], Tensor] | None = None
 ) -> Iterator[Tensor]:
     """Write a memory into a down-projection by a rank-one update.
 

@@ -7,9 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+_EPS = np.finfo(float).eps
 
-def _rows(name: str, values: ArrayLike) -> np.ndarray:
-    rows = np.asarray(values, dtype=float)
+
+def _scaled(values: ArrayLike, axis: int | None = None) -> np.ndarray:
+    """In float64 without a power of two along `axis`: squares stay in range, digits as they are."""
+    if hasattr(values, "detach"):  # NumPy knows neither bfloat16 nor gradients
+        values = values.detach().cpu().double()
+    array = np.asarray(values, dtype=float)
+    return np.ldexp(array, -np.frexp(np.abs(array).max(axis, keepdims=True, initial=0))[1])
+
+
+def _rows(name: str, values: ArrayLike, axis: int | None = None) -> np.ndarray:
+    rows = _scaled(values, axis)
     if rows.ndim != 2 or not np.isfinite(rows).all():
         raise ValueError(f"{name} must be finite numbers in rows; got shape {rows.shape}.")
     return rows
@@ -21,16 +31,19 @@ def _gram(name: str, values: ArrayLike, debiased: bool) -> np.ndarray:
     n = len(rows)
     if n < (4 if debiased else 2):
         raise ValueError(f"{name} has {n} rows, too few.")
-    rows = rows - rows.mean(0)
-    gram = rows @ rows.T
+    centred = rows - rows.mean(0)
+    if np.linalg.norm(centred) <= _EPS * n * np.linalg.norm(rows):  # the mean is rounded
+        raise ValueError(f"all rows of {name} are equal.")
+    gram = centred @ centred.T
+    whole = np.linalg.norm(gram)
     if debiased:
         np.fill_diagonal(gram, 0)
         sums = gram.sum(1)
         gram += sums.sum() / ((n - 1) * (n - 2)) - (sums[:, None] + sums) / (n - 2)
         np.fill_diagonal(gram, 0)
     size = np.linalg.norm(gram)
-    if not size > 0:
-        raise ValueError(f"all rows of {name} are equal.")
+    if size <= _EPS * n * whole:
+        raise ValueError(f"all rows of {name} are equally far apart: no debiased CKA.")
     return (gram / size).ravel()
 
 
@@ -48,7 +61,7 @@ def cka_matrix(
         (K, M); 1 for equal geometries. Not changed by rotations and by a common factor.
 
     Raises:
-        ValueError: NaN, too few rows, rows that are all equal, or different numbers of rows.
+        ValueError: NaN, rows too few, all equal (debiased: equally far apart) or unlike in number.
 
     Source: Kornblith et al. 2019, arXiv 1905.00414; unbiased: Song et al. 2012, equation 5.
     """
@@ -78,7 +91,7 @@ def mutual_knn(x: ArrayLike, y: ArrayLike, k: int) -> float:
     Raises:
         ValueError: NaN, a row of zeros, different numbers of rows, or such a k.
     """
-    sides = [_rows(name, own) for name, own in (("x", x), ("y", y))]
+    sides = [_rows(name, own, -1) for name, own in (("x", x), ("y", y))]
     n = len(sides[0])
     if len(sides[1]) != n or not 1 <= k < n:
         raise ValueError(f"{n} and {len(sides[1])} rows, k = {k}: rows must agree and exceed k.")
@@ -99,7 +112,7 @@ def flat_cosine(x: ArrayLike, y: ArrayLike) -> float:
     Raises:
         ValueError: different shapes, or nothing but zeros.
     """
-    a, b = (np.asarray(own, dtype=float) for own in (x, y))
+    a, b = (_scaled(own) for own in (x, y))
     if a.shape != b.shape or not (a.any() and b.any()):
         raise ValueError(f"x and y must be of one shape and not 0; got {a.shape} and {b.shape}.")
     return float(np.vdot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)))

@@ -16,11 +16,21 @@ from scipy import integrate, optimize
 _BYTES_AT_ONCE = 64_000_000  # Gram matrices held in memory at once
 _GRID = 48  # places per start where the distance is looked at before it is computed in full
 _MIN_EIGENVALUES = 5
+_EPS, _TINY = np.finfo(float).eps, np.finfo(float).tiny
+
+
+def _array(values: ArrayLike) -> np.ndarray:
+    """`values` in NumPy, tensors too: without their gradient, in the precisions that it knows."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        narrow = values.is_floating_point() and values.itemsize < 4  # NumPy has no bfloat16
+        values = values.float() if narrow else values
+    return np.asarray(values)
 
 
 def _matrices(name: str, values: ArrayLike) -> np.ndarray:
     """Real, finite, floating-point matrices (..., r, c), or a ValueError that names them."""
-    array = np.asarray(values)
+    array = _array(values)
     if array.ndim < 2 or 0 in array.shape:
         raise ValueError(f"`{name}` must have shape (..., r, c) with entries; got {array.shape}.")
     if array.dtype.kind != "f":
@@ -32,15 +42,15 @@ def eigenvalues(matrices: ArrayLike) -> np.ndarray:
     """Squared singular values, computed in float64 whatever the input's precision.
 
     Args:
-        matrices: (..., r, c) floating-point matrices; views, such as those of `windows`, are
-            copied a few matrices at a time.
+        matrices: (..., r, c) floating-point matrices or tensors; views, such as those of
+            `windows`, are copied a few matrices at a time.
 
     Returns:
-        (..., min(r, c)) float64, ascending, never negative.
+        (..., min(r, c)) float64, ascending, never negative, 0 where rounding would decide.
 
     Raises:
         ValueError: fewer than two dimensions, no entries, integers or complex numbers, NaN or
-            infinite entries, or entries whose squares overflow.
+            infinite entries, or entries whose squares overflow or vanish.
     """
     matrices = _matrices("matrices", matrices)
     *stack, r, c = matrices.shape
@@ -59,12 +69,29 @@ def eigenvalues(matrices: ArrayLike) -> np.ndarray:
         scale = np.abs(block).max(axis=(-1, -2), keepdims=True)
         scale[scale == 0] = 1
         block = block / scale
-        own = np.linalg.eigvalsh(block @ block.swapaxes(-1, -2))
-        with np.errstate(over="ignore"):
-            found[start : start + step] = np.clip(own, 0, None) * scale[..., 0] ** 2
-    if not np.isfinite(found).all():
-        raise ValueError("`matrices` holds entries too large to be squared.")
+        own = _without_noise(np.linalg.eigvalsh(block @ block.swapaxes(-1, -2)), block)
+        with np.errstate(over="ignore", under="ignore"):
+            whole = own * scale[..., 0] ** 2
+        if not ((whole < np.inf) & ((whole >= _TINY) | (own == 0))).all():
+            raise ValueError("`matrices` holds entries too large or too small to be squared.")
+        found[start : start + step] = whole
     return found.reshape(*stack, m)
+
+
+def _without_noise(own: np.ndarray, block: np.ndarray) -> np.ndarray:
+    """Ascending eigenvalues (B, m) of block blockᵀ, with 0 for what rounding made of 0.
+
+    Several below the rounding of products mean a lost rank, be it of weights that were rounded
+    when stored: those of full matrices keep apart. One may be real: its singular value tells.
+    """
+    share = _EPS * max(block.shape[1:])
+    small = own < share * own[:, -1:]
+    own = np.where(small, 0, own)
+    for at in np.flatnonzero(small.sum(-1) == 1):
+        values = np.linalg.svd(block[at], compute_uv=False)
+        if values[-1] > share * values[0]:
+            own[at, 0] = values[-1] ** 2
+    return own
 
 
 def _whole(name: str, value: int, least: int) -> int:
@@ -92,7 +119,7 @@ def windows(matrix: ArrayLike, height: int, *, ops: int, ratio: float = 1.0) -> 
 
     Source: Hu et al. 2025; the grid is that of their repository, commit 834612b.
     """
-    matrix = np.asarray(matrix)
+    matrix = _array(matrix)
     if matrix.ndim != 2:
         raise ValueError(f"`matrix` must have shape (r, c); got {matrix.shape}.")
     if not (np.isfinite(ratio) and ratio > 0):
@@ -253,7 +280,7 @@ class PowerLawFit(NamedTuple):
 
 def _spectrum(eigs: ArrayLike) -> np.ndarray:
     """Ascending, non-negative, finite eigenvalues, five at least and not all equal."""
-    eigs = np.asarray(eigs)
+    eigs = _array(eigs)
     if eigs.ndim != 1 or eigs.dtype.kind not in "fiu":
         raise ValueError(
             f"`eigs` must be real numbers of shape (N,); got {eigs.dtype} of {eigs.shape}."
@@ -279,9 +306,9 @@ def _exponent(logs: np.ndarray) -> float:
 def tail_alpha(eigs: ArrayLike, start: int) -> float:
     """Maximum-likelihood exponent of the tail that begins at an index.
 
-    alpha = 1 + n / Σ ln(λ_i / λ_start), over the n = N - start eigenvalues i >= start. The
-    start itself is counted in n, as Clauset et al. and the FARMS repository do; the textbook Hill
-    estimator counts one fewer.
+    alpha = 1 + n / Σ ln(λ_i / λ_start), over the n eigenvalues λ_i >= λ_start: those from the
+    index on, and its equals before it. The start itself is counted in n, as Clauset et al. and the
+    FARMS repository do; the textbook Hill estimator counts one fewer.
 
     Args:
         eigs: (N,) ascending eigenvalues, N >= 5.
@@ -303,7 +330,7 @@ def tail_alpha(eigs: ArrayLike, start: int) -> float:
             f"`start` {start}: the tail from eigenvalue {eigs[start]:g} to {eigs[-1]:g} has no "
             "exponent; it must begin above 0 and hold different values."
         )
-    return _exponent(np.log(eigs[start:]))
+    return _exponent(np.log(eigs[np.searchsorted(eigs, eigs[start]) :]))
 
 
 def median_starts(eigs: ArrayLike) -> tuple[int, int]:
@@ -344,19 +371,18 @@ def peak_starts(eigs: ArrayLike, *, bins: int = 100, as_intended: bool = False) 
     return lo, max(hi, lo + 1)
 
 
-def _distance(logs: np.ndarray, alpha: float) -> float:
-    """Kolmogorov-Smirnov distance of a tail, as WeightWatcher and FARMS compute it."""
+def _distance(logs: np.ndarray, below: np.ndarray, alpha: float) -> float:
+    """Kolmogorov-Smirnov distance as WeightWatcher does it; `below` counts the smaller values."""
     fitted = -np.expm1((1 - alpha) * (logs - logs[0]))
-    return float(np.abs(fitted - np.arange(len(logs)) / len(logs)).max())
+    return float(np.abs(fitted - below / len(logs)).max())
 
 
-def _bounds(logs: np.ndarray, starts: np.ndarray, alphas: np.ndarray) -> np.ndarray:
+def _bounds(logs, below, starts, alphas) -> np.ndarray:
     """For each start the largest distance at a few places: never more than the full distance."""
     n = len(logs) - starts
-    offsets = (np.linspace(0, 1, _GRID) * (n[:, None] - 1)).astype(np.intp)
-    ratios = logs[starts[:, None] + offsets] - logs[starts, None]
-    fitted = -np.expm1((1 - alphas[:, None]) * ratios)
-    return np.abs(fitted - offsets / n[:, None]).max(axis=1)
+    places = starts[:, None] + (np.linspace(0, 1, _GRID) * (n[:, None] - 1)).astype(np.intp)
+    fitted = -np.expm1((1 - alphas[:, None]) * (logs[places] - logs[starts, None]))
+    return np.abs(fitted - (below[places] - starts[:, None]) / n[:, None]).max(axis=1)
 
 
 def fit_power_law(eigs: ArrayLike, starts: tuple[int, int] | None = None) -> PowerLawFit:
@@ -369,7 +395,8 @@ def fit_power_law(eigs: ArrayLike, starts: tuple[int, int] | None = None) -> Pow
     Args:
         eigs: (N,) ascending eigenvalues, N >= 5; zeros are never a start.
         starts: candidates lo <= start < hi; by default all, which is WeightWatcher's rule. See
-            `median_starts` and `peak_starts`. The last eigenvalue alone is never a tail.
+            `median_starts` and `peak_starts`. The last eigenvalue alone is never a tail, and of
+            equal ones the first stands for all, so that a tail holds every λ >= xmin.
 
     Raises:
         ValueError: eigenvalues that `tail_alpha` refuses, or a range without a usable start.
@@ -389,19 +416,21 @@ def fit_power_law(eigs: ArrayLike, starts: tuple[int, int] | None = None) -> Pow
         raise ValueError(
             f"`starts` {starts!r} holds no start with a positive eigenvalue and a larger one above."
         )
-    logs = np.log(eigs[lo:])
-    candidates = np.arange(hi - lo)
+    lo = int(np.searchsorted(eigs, eigs[lo]))
+    logs, below = np.log(eigs[lo:]), np.searchsorted(eigs[lo:], eigs[lo:])
+    candidates = np.unique(below[: hi - lo])
     sums = np.cumsum((logs - logs[-1])[::-1])[::-1][candidates]
     n = len(logs) - candidates
     totals = sums - n * (logs[candidates] - logs[-1])
     sound = totals > 0  # rounding may eat the sum of a tail of all but equal values
-    bounds = _bounds(logs, candidates, 1 + n / np.where(sound, totals, 1))
+    bounds = _bounds(logs, below, candidates, 1 + n / np.where(sound, totals, 1))
     bounds[~sound] = 0
     best = (np.inf, -1)
-    for at in np.argsort(bounds, kind="stable"):
-        if bounds[at] > best[0] + 1e-9:  # more than the rounding of the sums behind the bound
+    for i in np.argsort(bounds, kind="stable"):
+        if bounds[i] > best[0] + 1e-9:  # more than the rounding of the sums behind the bound
             break
-        best = min(best, (_distance(logs[at:], _exponent(logs[at:])), int(at)))
+        at = int(candidates[i])
+        best = min(best, (_distance(logs[at:], below[at:] - at, _exponent(logs[at:])), at))
     distance, at = best
     return PowerLawFit(
         alpha=_exponent(logs[at:]),
@@ -412,12 +441,12 @@ def fit_power_law(eigs: ArrayLike, starts: tuple[int, int] | None = None) -> Pow
     )
 
 
-def _vectors(vectors: ArrayLike) -> np.ndarray:
-    """(N, d) finite numbers in float64 with N >= 2, or a ValueError."""
-    rows = _matrices("vectors", np.asarray(vectors, dtype=float))
+def _vectors(vectors: ArrayLike, axis: int | None) -> np.ndarray:
+    """(N, d) finite numbers, N >= 2, scaled by powers of two along `axis`; or a ValueError."""
+    rows = _matrices("vectors", np.asarray(_array(vectors), dtype=float))
     if rows.ndim != 2 or len(rows) < 2 or not np.isfinite(rows).all():
         raise ValueError(f"`vectors` must be two or more finite rows; got shape {rows.shape}.")
-    return rows
+    return np.ldexp(rows, -np.frexp(np.abs(rows).max(axis, keepdims=True))[1])
 
 
 def mean_cosine(vectors: ArrayLike) -> float:
@@ -429,7 +458,7 @@ def mean_cosine(vectors: ArrayLike) -> float:
     Raises:
         ValueError: fewer than two rows, NaN, or a row of zeros.
     """
-    rows = _vectors(vectors)
+    rows = _vectors(vectors, 1)
     lengths = np.linalg.norm(rows, axis=1)
     if not (lengths > 0).all():
         raise ValueError(f"`vectors` holds {np.sum(lengths == 0)} row(s) of zeros.")
@@ -444,12 +473,11 @@ def participation_ratio(vectors: ArrayLike) -> float:
         vectors: (N, d), N >= 2, not all equal; centred first.
 
     Raises:
-        ValueError: fewer than two rows, NaN, or rows that are all equal.
+        ValueError: fewer than two rows, NaN, or rows that are all equal (but for rounding).
     """
-    rows = _vectors(vectors)
+    rows = _vectors(vectors, None)
     centred = rows - rows.mean(0)
-    gram = centred @ centred.T if len(rows) <= rows.shape[1] else centred.T @ centred
-    total = np.trace(gram)
-    if not total > 0:
+    if np.linalg.norm(centred) <= _EPS * len(rows) * np.linalg.norm(rows):  # the mean is rounded
         raise ValueError("`vectors` holds equal rows only.")
-    return float(total**2 / (gram**2).sum())
+    gram = centred @ centred.T if len(rows) <= rows.shape[1] else centred.T @ centred
+    return float(np.trace(gram) ** 2 / (gram**2).sum())

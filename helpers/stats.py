@@ -50,10 +50,10 @@ def _finite(name: str, values: ArrayLike) -> np.ndarray:
     return array
 
 
-def _check_level(level: float) -> float:
-    if not 0 < level < 1:
-        raise ValueError(f"`level` must lie strictly between 0 and 1, such as 0.95; got {level!r}.")
-    return level
+def _share(name: str, value: float) -> float:
+    if not 0 < value < 1:
+        raise ValueError(f"`{name}` must lie strictly between 0 and 1; got {value!r}.")
+    return value
 
 
 def _codes(name: str, labels: ArrayLike, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -148,7 +148,7 @@ def bootstrap_ci(
     Source: Efron and Tibshirani (1993), An Introduction to the Bootstrap, chapter 13.
     """
     values = np.atleast_1d(_finite("values", values))
-    tail = (1 - _check_level(level)) / 2
+    tail = (1 - _share("level", level)) / 2
     if n_resamples < 1:
         raise ValueError(f"`n_resamples` must be at least 1; got {n_resamples!r}.")
     if groups is not None and strata is not None:
@@ -218,7 +218,7 @@ def mean_ci(values: ArrayLike, level: float = 0.95) -> Estimate:
         raise ValueError(f"`values` must have shape (N,) with N >= 2; got {values.shape}.")
     mean = float(values.mean())
     half = values.std(ddof=1) / np.sqrt(len(values))
-    half = float(half * _scipy_stats.t.ppf((1 + _check_level(level)) / 2, len(values) - 1))
+    half = float(half * _scipy_stats.t.ppf((1 + _share("level", level)) / 2, len(values) - 1))
     return Estimate(mean, mean - half, mean + half)
 
 
@@ -278,7 +278,7 @@ def jackknife_ci(
     squares = (found - (np.bincount(codes, found) / counts)[codes]) ** 2
     half = np.sqrt((np.bincount(codes, squares) * (counts - 1) / counts).sum())
     degrees = len(places) - len(counts)
-    half = float(half * _scipy_stats.t.ppf((1 + _check_level(level)) / 2, degrees))
+    half = float(half * _scipy_stats.t.ppf((1 + _share("level", level)) / 2, degrees))
     return Estimate(estimate, estimate - half, estimate + half)
 
 
@@ -402,19 +402,19 @@ def betting_process(x: ArrayLike, y: ArrayLike, alpha: float = 0.05, *, start: i
             f"`x` and `y` must both have shape (T, d); got {x.shape} and {y.shape}; cut the longer "
             "one, embed both with one encoder."
         )
-    if not 0 < alpha < 1:
-        raise ValueError(f"`alpha` must lie strictly between 0 and 1, such as 0.05; got {alpha!r}.")
     if not isinstance(start, int | np.integer) or start < 1:
         raise ValueError(f"`start` must be a whole number, at least 1; got {start!r}.")
     gaps, payoffs = x - y, np.zeros(len(x))
+    gaps = np.ldexp(gaps, -np.frexp(np.abs(gaps).max())[1])  # squares fit, and no digit changes
     dots = np.cumsum(gaps @ gaps.T, axis=0)  # row t - 1: all pairs along t times the w of pair t
     for t in range(start, len(x)):
         scale = np.median(np.abs(dots[t - 1, :t]))
         payoffs[t] = np.tanh(2 * dots[t - 1, t] / scale) if scale > 0 else 0
     logs = np.log1p(_STAKES[:, None] * payoffs).cumsum(axis=1)
-    logs = logsumexp(logs, axis=0) - np.log(len(_STAKES))
-    reached = np.flatnonzero(logs >= -np.log(alpha))
-    wealth = np.exp(np.minimum(logs, 700))
+    with np.errstate(under="ignore"):  # a lost stake is worth 0
+        logs = logsumexp(logs, axis=0) - np.log(len(_STAKES))
+        wealth = np.exp(np.minimum(logs, 700))
+    reached = np.flatnonzero(logs >= -np.log(_share("alpha", alpha)))
     return Bets(wealth, payoffs, int(reached[0]) + 1 if reached.size else None)
 
 

@@ -34,9 +34,15 @@ class PermutationResult:
     @property
     def z(self) -> float:
         """Standard deviations between the statistic and its mean under relabelling."""
-        spread = float(np.std(self.null_distribution))
-        gap = self.statistic - float(np.mean(self.null_distribution))
-        return gap / spread if spread > 1e-12 * abs(self.statistic) else 0.0
+        null, exponent = _scaled(self.null_distribution)
+        own, spread = np.ldexp(self.statistic, -exponent), np.std(null)
+        return float((own - np.mean(null)) / spread) if spread > 1e-12 * abs(own) else 0.0
+
+
+def _scaled(values: np.ndarray, axis: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Without a power of two along `axis`, and its exponent: squares stay in range, digits too."""
+    exponent = np.frexp(np.abs(values).max(axis, keepdims=axis is not None))[1]
+    return np.ldexp(values, -exponent), exponent
 
 
 # ------------------------------------------------------------------- matrices of pooled answers
@@ -77,9 +83,9 @@ def distance_matrix(z: ArrayLike, metric: str = "euclidean") -> np.ndarray:
 
     Raises:
         ValueError: an unknown metric, rows of unequal length, NaN or infinite entries, a row of
-            zeros under "cosine", or entries too large for their distances.
+            zeros under "cosine", or distances too large for float64.
     """
-    z = _matrix("z", z)
+    z, exponent = _scaled(_matrix("z", z), 1 if metric == "cosine" else None)
     if metric == "cosine":
         norms = np.linalg.norm(z, axis=1, keepdims=True)
         if not (norms > 0).all():
@@ -89,11 +95,12 @@ def distance_matrix(z: ArrayLike, metric: str = "euclidean") -> np.ndarray:
             )
         pairs = distance.pdist(z / norms, "sqeuclidean") / 2
     elif metric == "euclidean":
-        pairs = distance.pdist(z)
+        with np.errstate(over="ignore"):
+            pairs = np.ldexp(distance.pdist(z), exponent)
     else:
         raise ValueError(f'`metric` must be "euclidean" or "cosine"; got {metric!r}.')
     if not np.isfinite(pairs).all():
-        raise ValueError("`z` holds entries too large to be squared; divide by the largest.")
+        raise ValueError("`z` holds entries too large for their distances; divide by the largest.")
     return distance.squareform(pairs, checks=False) if len(z) > 1 else np.zeros((1, 1))
 
 

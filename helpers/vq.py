@@ -27,8 +27,21 @@ class VQTokenizer(Protocol):
 
 
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """(...,) numbers of the rows of `codebook` (K, d) nearest to vectors (..., d)."""
-    return torch.cdist(vectors.flatten(0, -2), codebook).argmin(-1).view(vectors.shape[:-1])
+    """(...,) numbers of the rows of `codebook` (K, d) nearest to vectors (..., d), to a percent.
+
+    Raises:
+        ValueError: NaN or infinite numbers.
+    """
+    rows = vectors.reshape(-1, vectors.shape[-1])
+    if not (rows.isfinite().all() and codebook.isfinite().all()):
+        raise ValueError("`vectors` or `codebook` holds NaN or infinite numbers.")
+    mode = "use_mm_for_euclid_dist"
+    least, found = torch.cdist(rows.float(), codebook.float(), compute_mode=mode).min(-1)
+    # Such products round at 1e-7 of the squared lengths: near codes are told by differences.
+    near = ~(least > 0.01 * (rows.norm(dim=-1) + codebook.norm(dim=-1).max()))
+    rows, book, mode = rows[near].double(), codebook.double(), f"donot_{mode}"
+    found[near] = torch.cdist(rows, book, compute_mode=mode).argmin(-1)
+    return found.view(vectors.shape[:-1])
 
 
 def looked_up(codebook: Tensor, tokens: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -12,18 +13,9 @@ from helpers import data
 # labels of the context probes, with the place of the labelled word
 CONTEXT_PROBES = {"subject_animacy": 1, "verb_causative": 2, "verb_dynamic": 2, "object_animacy": 4}
 SENSES = (
-    "Vision",
-    "Hearing",
-    "Olfaction",
-    "Interoception",
-    "Taste",
-    "Touch",
-    "Foot_leg",
-    "Mouth_throat",
-    "Torso",
-    "Head",
-    "Hand_arm",
-)
+    "Vision", "Hearing", "Olfaction", "Interoception", "Taste", "Touch", "Foot_leg",
+    "Mouth_throat", "Torso", "Head", "Hand_arm",
+)  # fmt: skip
 
 
 class WordItem(NamedTuple):
@@ -103,10 +95,8 @@ def sensorimotor_norms(folder: Path | str | None = None) -> list[WordItem]:
     """
     folder = _folder(folder) / "Task4_Sensorimotor_norms"
     path = folder / "contextualized_sensorimotor_norms_with_ls.txt"
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
     found = []
-    for i, row in enumerate(rows, 1):
+    for i, row in enumerate(csv.DictReader(io.StringIO(data.read_text(path))), 1):
         where = f"{path.name}, record {i}"
         words = tuple(
             re.findall(r"[\w'-]+|[^\w\s]", data.usable_field(row, "sentence", str, where))
@@ -147,7 +137,7 @@ def _folder(folder: Path | str | None) -> Path:
 def _lines(path: Path, separator: str, n_fields: int) -> list[tuple[str, list[str]]]:
     """(file and line, its fields) of a text file; the last fields may hold no separator."""
     found = []
-    for i, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for i, line in enumerate(data.read_text(path).splitlines(), 1):
         fields = [field.strip() for field in line.split(separator)]
         if len(fields) != n_fields:
             raise ValueError(f"{path.name}, line {i}: {len(fields)} fields, not {n_fields}")

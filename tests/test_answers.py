@@ -1,5 +1,6 @@
 """Samples follow the model's distribution, row by row; embeddings are means of unit length."""
 
+import more_families
 import numpy as np
 import pytest
 import torch
@@ -7,7 +8,7 @@ from families import DECODERS, VOCAB, build, one_thread, tiny_tokenizer  # noqa:
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import answers, lm
+from helpers import answers, hooks, lm
 from helpers.answers import choose_tokens, embed_texts, sample_answers
 
 PROMPT = "one fish two fish"
@@ -80,11 +81,17 @@ def test_rows_do_not_depend_on_the_batch(family):
     assert other.tokens != whole.tokens
 
 
-@pytest.mark.parametrize("family", DECODERS)
+def any_family(family):
+    return (build if family in DECODERS else more_families.build)(family)
+
+
+@pytest.mark.parametrize("family", [*DECODERS, *more_families.HYBRIDS])
 def test_each_token_is_drawn_behind_the_whole_row(family):
     """The cache, repeated and thinned out, gives what the model says of the whole text."""
-    model, tokenizer = build(family), tiny_tokenizer(start=True)
+    model, tokenizer = any_family(family), tiny_tokenizer(start=True)
     prompt = lm.encode(tokenizer, PROMPT)
+    if family in more_families.HYBRIDS:
+        model.generation_config.eos_token_id = list(range(2, VOCAB, 6))  # rows end one by one
     found = sample_answers(model, tokenizer, PROMPT, 6, **PLAIN).tokens
     for i, row in enumerate(found):
         uniform = np.random.default_rng([PLAIN["seed"], i]).random(PLAIN["max_new_tokens"])
@@ -92,6 +99,73 @@ def test_each_token_is_drawn_behind_the_whole_row(family):
             logits = model(torch.tensor([prompt + row])).logits[0, len(prompt) - 1 : -1].float()
         expected = choose_tokens(logits, torch.tensor(uniform[: len(row)]), 0.8, 0.9)
         assert expected.tolist() == row
+
+
+@pytest.mark.parametrize("family", more_families.HYBRIDS)
+def test_greedy_answers_of_hybrids_are_the_naive_argmax(family):
+    """Longer prompts than those of the ten families: what is recurrent looks far back."""
+    model, tokenizer = more_families.build(family), tiny_tokenizer(start=True)
+    model.generation_config.eos_token_id = None
+    prompts = ["ABCDEFGHIJKLMN", "one fish two f"]
+    found = answers.greedy(model, tokenizer, prompts, max_new_tokens=6)
+    for prompt, answer in zip(prompts, found, strict=True):
+        ids = start = lm.encode(tokenizer, prompt)
+        for _ in range(6):
+            with torch.no_grad():
+                ids = [*ids, int(model(torch.tensor([ids])).logits[0, -1].argmax())]
+            if ids[-1] == tokenizer.eos_token_id:
+                break
+        assert answer == tokenizer.decode(ids[len(start) :], skip_special_tokens=True)
+
+
+def changed_head(model, change):
+    return hooks.edit(model, "lm_head", lambda _name, logits: change(logits))
+
+
+def test_forbidden_tokens_are_never_written_and_the_others_keep_their_odds(model, tokenizer):
+    banned = torch.tensor([i for i in range(VOCAB) if i not in (5, 7, 9)])
+    long = dict(max_new_tokens=4, top_p=1.0, seed=0)
+    with changed_head(model, lambda x: x.index_fill(-1, banned, -torch.inf)):
+        for more in ({}, {"top_p": 0.9}, {"temperature": 0}):
+            found = sample_answers(model, tokenizer, PROMPT, 30, **{**long, **more})
+            assert {token for row in found.tokens for token in row} <= {5, 7, 9}
+        (greedy,) = answers.greedy(model, tokenizer, [PROMPT], max_new_tokens=4)
+        assert found.texts == [greedy] * 30
+    logits = torch.randn(3, 20)
+    forbidden, kept = logits.clone(), [2, 3, 11]
+    forbidden[:, [i for i in range(20) if i not in kept]] = -torch.inf
+    for u in torch.linspace(0, 1 - 1e-9, 23, dtype=torch.float64):
+        for p in (1.0, 0.7):
+            at = choose_tokens(forbidden, u.expand(3), 0.8, p)
+            alone = choose_tokens(logits[:, kept], u.expand(3), 0.8, p)
+            assert at.tolist() == [kept[i] for i in alone]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_logits_without_a_best_one_are_refused(model, tokenizer, value):
+    faulty = {"all": lambda x: torch.full_like(x, value)}
+    if value != -float("inf"):
+        faulty["one"] = lambda x: x.index_fill(-1, torch.tensor([5]), value)
+    for change in faulty.values():
+        with changed_head(model, change):
+            for call in (
+                lambda: sample_answers(model, tokenizer, PROMPT, 2, **PLAIN),
+                lambda: answers.greedy(model, tokenizer, [PROMPT], max_new_tokens=2),
+            ):
+                with pytest.raises(ValueError, match="logits are NaN or infinite"):
+                    call()
+
+
+def test_a_sample_keeps_the_leading_space_that_greedy_writes(model):
+    tokenizer, steps = more_families.spaced_tokenizer(), iter([])
+    tokens = tokenizer.convert_tokens_to_ids(["▁", "P", "a", "r", "i", "s"])
+    write = lambda x: torch.zeros_like(x).index_fill(-1, torch.tensor([next(steps)]), 30.0)  # noqa: E731
+    with changed_head(model, write):
+        steps = iter(tokens)
+        greedy = answers.greedy(model, tokenizer, ["abc"], max_new_tokens=6)
+        steps = iter(tokens)
+        cold = sample_answers(model, tokenizer, "abc", 1, max_new_tokens=6, temperature=0)
+    assert cold.tokens == [tokens] and cold.texts == greedy == [" Paris"]
 
 
 def test_temperature_zero_writes_the_greedy_answer(model, tokenizer):
@@ -188,6 +262,28 @@ def test_embeddings_know_what_is_alike_and_cut_what_is_long(minilm):
     assert a @ b > a @ c
     long = "fruit " * 2000
     assert np.isfinite(embed_texts([long], *minilm)).all()
+
+
+@pytest.mark.parametrize("start", [True, False])
+def test_embeddings_do_not_depend_on_the_side_that_a_tokenizer_pads(start):
+    encoder, tokenizer = build("bert"), tiny_tokenizer(start=start)
+    texts = ["ABCD", "AB", "A" * 80]  # the last is cut off
+    right = embed_texts(texts, encoder, tokenizer)
+    tokenizer.padding_side = "left"
+    np.testing.assert_array_equal(embed_texts(texts, encoder, tokenizer), right)
+    for text, row in zip(texts, right, strict=True):
+        with torch.no_grad():
+            ids = tokenizer(text, return_tensors="pt")["input_ids"][:, :64]
+            mean = encoder(ids).last_hidden_state[0].mean(0).numpy()
+        np.testing.assert_allclose(row, mean / np.linalg.norm(mean), atol=1e-5)
+
+
+def test_a_text_without_tokens_is_named():
+    encoder = build("bert")
+    for texts in (["AB", "", "ABC"], ["", "", ""]):
+        with pytest.raises(ValueError, match=rf"text {texts.index('')} has no tokens"):
+            embed_texts(texts, encoder, tiny_tokenizer(start=False))
+    assert embed_texts(["", "A"], encoder, tiny_tokenizer(start=True)).shape == (2, 32)
 
 
 def test_bad_texts_are_named(model, tokenizer):

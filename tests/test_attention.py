@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import sys
+import threading
 import weakref
+from contextlib import nullcontext
 
+import more_families
 import numpy as np
 import pytest
 import torch
@@ -26,9 +30,8 @@ from families import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from test_hooks import forward, hook_count, plain_hooks
+from test_hooks import forward, hook_count, no_compiled_code, plain_hooks  # noqa: F401
 from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface
 
 from helpers import attention, hooks
 from helpers.attention import STAGES, capture_qkv, edit_qkv
@@ -59,10 +62,8 @@ def state(model: nn.Module) -> tuple:
         hook_count(model),
         model.config._attn_implementation,
         {module.config._attn_implementation for module in hooks.attentions(model).values()},
-        dict(AttentionInterface._global_mapping),
-        dict(AttentionMaskInterface._global_mapping),
         getattr(file, "apply_rotary_pos_emb", None),
-        dict(attention._taps),
+        dict(attention._edits),
     )
 
 
@@ -189,10 +190,11 @@ def test_zero_queries_give_uniform_attention(family, kind, padding):
     model, ids = build(family, attention=kind), token_ids()
     given = PADDING[padding]
     mask = torch.ones_like(ids) if given is None else given
+    inputs = {"attention_mask": given, "position_ids": attention.left_padded_positions(given)}
     for stage in STAGES:
         # BERT, GPT-2 and OPT have no rotation, and the rest turns zero into zero
         with edit_qkv(model, lambda _layer, q, k, v: (torch.zeros_like(q), k, v), stage=stage):
-            out = attended(model, ids, attention_mask=given)
+            out = attended(model, ids, **inputs)
             values = capture_qkv(model, ids, attention_mask=given)["v"]
         for layer in range(LAYERS):
             seen = allowed(model, layer, mask).float()
@@ -346,6 +348,46 @@ def test_positions_are_the_models_own():
     torch.testing.assert_close(after["k"][0], expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("family", [*FAMILIES, "bigcode", "qwen3next", "falconh1"])
+def test_padding_on_the_left_is_not_counted(family):
+    """What the real tokens give is what they give alone."""
+    model = (build if family in FAMILIES else more_families.build)(family)
+    ids = token_ids()
+    mask = PADDING["left"]
+    padded, alone = capture_qkv(model, ids, attention_mask=mask), capture_qkv(model, ids[:1, 5:])
+    other = capture_qkv(model, ids[1:])
+    for name in "qkv":
+        for x, y, z in zip(padded[name], alone[name], other[name], strict=True):
+            if name != "v" and family not in ("gpt2", "opt", "bert", "bigcode"):
+                x, y, z = (t.norm(dim=-1) for t in (x, y, z))  # turned to other angles
+            torch.testing.assert_close(x[:1, :, 5:], y, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(x[1:], z, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt", "llama"])
+def test_positions_of_a_left_padded_step_with_a_cache(family):
+    model, ids, mask = build(family), token_ids(), PADDING["left"]
+    places = attention.left_padded_positions(mask)
+    assert places[0].tolist() == [0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6]
+    assert places[1].tolist() == list(range(12))
+    assert attention.left_padded_positions(PADDING["right"]) is None  # nothing is changed there
+    cache = tf.DynamicCache(config=model.config)
+    start = {"attention_mask": mask[:, :9], "position_ids": places[:, :9]}
+    forward(model, ids[:, :9], past_key_values=cache, **start)
+    step = capture_qkv(model, ids[:, 9:], attention_mask=mask, past_key_values=cache)
+    full = capture_qkv(model, ids, attention_mask=mask)
+    for layer in range(LAYERS):
+        torch.testing.assert_close(step["q"][layer], full["q"][layer][:, :, 9:], atol=1e-4, rtol=0)
+        real = (slice(None), slice(None), slice(5, None))
+        torch.testing.assert_close(
+            step["k"][layer][real], full["k"][layer][real], atol=1e-4, rtol=0
+        )
+    other = capture_qkv(model, ids, attention_mask=mask, position_ids=3 * places, layers=[0])["k"][
+        0
+    ]
+    assert not torch.equal(other, full["k"][0])  # the caller's own positions stay
+
+
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_layers_reduce_and_early_stop(family, stage):
@@ -384,6 +426,16 @@ def test_reduced_tensors_are_not_held():
 
     capture_qkv(model, ids, reduce=norms)
     assert len(held) == 3 * LAYERS
+
+
+def test_captured_tensors_are_not_the_cache():
+    model, ids = build("llama"), token_ids()
+    cache = filled_cache(model, ids[:, :-1])
+    step = capture_qkv(model, ids[:, -1:], layers=iter([0]), past_key_values=cache)
+    before = keys_of(cache)
+    for x in (step["k"][0], step["v"][0]):
+        x.zero_()
+    assert all(map(torch.equal, keys_of(cache), before))
 
 
 def test_capture_does_not_keep_the_graph_nor_change_the_mode():
@@ -461,6 +513,34 @@ def test_prefill_only_edits_reach_later_steps(family):
         cache = filled_cache(model, ids[:, :-1])
         in_steps = forward(model, ids[:, -1:], past_key_values=cache)[:, -1]
     torch.testing.assert_close(at_once, in_steps, atol=1e-4, rtol=1e-4)
+
+
+def write_in_place(_layer, q, k, v):
+    q.mul_(0.5)
+    k.add_(1)
+    return q, k, v if v is None else v.sub_(1)
+
+
+def change(_layer, q, k, v):
+    return 0.5 * q, k + 1, v if v is None else v - 1
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("family", ["llama", "gpt2", "neox", "phi3"])
+def test_an_edit_may_write_in_place(family, stage):
+    """As if it made new tensors: for logits, gradients and the cache."""
+    model, ids = build(family), token_ids()
+    results = []
+    for fn in (change, write_in_place):
+        with edit_qkv(model, fn, stage=stage):
+            cache = filled_cache(model, ids)
+            step = forward(model, ids[:, :1], past_key_values=cache)
+            loss = model(ids).logits.square().mean()
+        loss.backward()
+        grads = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        model.zero_grad()
+        results.append([step, loss, *keys_of(cache), *grads])
+    assert all(map(torch.equal, *results))
 
 
 # --- contexts: order, nesting, cleaning up, gradients ------------------------------------------
@@ -588,6 +668,207 @@ def test_two_models_do_not_meet(stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_contexts_may_be_left_in_any_order(family, stage):
+    model, ids = build(family), token_ids()
+    plain, before = forward(model, ids), state(model)
+    zero = lambda _layer, q, k, v: (0 * q, k, v)  # noqa: E731
+    with edit_qkv(model, zero, stage=stage):
+        expected = forward(model, ids)
+    first, second = edit_qkv(model, same, stage=stage), edit_qkv(model, zero, stage=stage)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert torch.equal(forward(model, ids), expected)
+    with edit_qkv(model, same, stage=stage):
+        assert torch.equal(forward(model, ids), expected)
+    second.__exit__(None, None, None)
+    assert torch.equal(forward(model, ids), plain) and state(model) == before
+
+
+def test_another_implementation_chosen_inside_stays():
+    model, ids = build("llama"), token_ids()
+    with edit_qkv(model, same):
+        model.set_attn_implementation("eager")
+        with edit_qkv(model, lambda _layer, q, k, v: (0 * q, k, v)):
+            edited = forward(model, ids)
+    assert model.config._attn_implementation == "eager"
+    assert not torch.allclose(forward(model, ids), edited)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_copy_made_inside_is_not_edited_and_goes_on(stage):
+    model, ids, calls = build("llama"), token_ids(), []
+    plain = forward(model, ids)
+    fn = lambda layer, q, k, v: calls.append(layer) or (0 * q, k, v)  # noqa: E731
+    with edit_qkv(model, fn, stage=stage):
+        twin = copy.deepcopy(model)
+        assert torch.equal(forward(twin, ids), plain) and not calls
+        edited = forward(model, ids)
+        with edit_qkv(twin, fn, stage=stage):
+            assert torch.equal(forward(twin, ids), edited)
+    calls.clear()
+    assert torch.equal(forward(twin, ids), plain) and not calls
+    with edit_qkv(twin, fn, stage=stage):
+        assert torch.equal(forward(twin, ids), edited)
+        assert torch.equal(forward(model, ids), plain)
+    assert twin.config._attn_implementation == "sdpa"  # the last edit of all takes the tap out
+    assert torch.equal(forward(twin, ids), plain)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_edit_reaches_no_model_that_runs_inside_it(stage):
+    """Be it called by `fn` or by a hook of somebody else inside attention, edited or not."""
+    model, inner, ids = build("llama"), build("llama", seed=1), token_ids()
+    plain = forward(inner, ids)
+    zero = lambda _layer, q, k, v: (0 * q, k, v)  # noqa: E731
+    with edit_qkv(model, zero, stage=stage):
+        expected = forward(model, ids)
+    with edit_qkv(inner, change, stage=stage):
+        changed = forward(inner, ids)
+    results = []
+
+    def fn(layer, q, k, v):
+        results.append(forward(inner, ids))
+        with edit_qkv(inner, change, stage=stage):
+            results.append(forward(inner, ids))
+        return zero(layer, q, k, v)
+
+    q_proj = model.model.layers[1].self_attn.q_proj
+    handle = q_proj.register_forward_hook(lambda *_: results.append(forward(inner, ids)))
+    with edit_qkv(model, fn, stage=stage):
+        assert torch.equal(forward(model, ids), expected)
+    handle.remove()
+    assert len(results) == 2 * LAYERS + 1 and torch.equal(results.pop(2), plain)
+    assert all(torch.equal(x, plain) for x in results[::2])
+    assert all(torch.equal(x, changed) for x in results[1::2])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_edit_reaches_no_model_of_another_thread(stage):
+    model, other, ids = build("llama"), build("llama", seed=1), token_ids()
+    plain, found, inside, done = forward(other, ids), [], threading.Event(), threading.Event()
+
+    def wait(layer, q, k, v):
+        inside.set()
+        assert done.wait(10)
+        return 0 * q, k, v
+
+    def run():
+        inside.wait(10)
+        found.append(forward(other, ids))
+        done.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    with edit_qkv(model, wait, stage=stage):
+        forward(model, ids)
+    thread.join()
+    assert torch.equal(found[0], plain)
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")
+@pytest.mark.parametrize("stage", STAGES)
+def test_edits_of_a_compiled_model(stage, no_compiled_code):  # noqa: F811
+    model, plain, ids = build("llama"), build("llama"), token_ids()
+    model.model.layers = model.model.layers[:1]  # recompiled for each edit
+    plain.model.layers = plain.model.layers[:1]
+    model.compile(backend="eager")
+    closed = forward(model, ids, use_cache=False)
+    torch.testing.assert_close(closed, forward(plain, ids))
+    for fn in (change, lambda _layer, q, k, v: (0 * q, k, v)):
+        with edit_qkv(plain, fn, stage=stage), edit_qkv(model, fn, stage=stage):
+            edited = forward(model, ids, use_cache=False)
+            torch.testing.assert_close(edited, forward(plain, ids))
+        assert not torch.allclose(edited, closed)
+    torch.testing.assert_close(forward(model, ids, use_cache=False), closed)
+
+
+# --- layers that do not rotate, and rotations that are applied in another way -------------------
+
+
+@pytest.mark.parametrize("family", [*more_families.UNROTATED, "llama4", *ROTARY])
+def test_which_layers_rotate(family):
+    """Structure decides: SmolLM3, Command R and EXAONE rotate every second layer only."""
+    model = (build if family in ROTARY else more_families.build)(family)
+    layers = [module.layer_idx for module in hooks.attentions(model).values()]
+    still = {"llama4": [3]}.get(family, [] if family in ROTARY else [1, 3])
+    for layer in layers:
+        if layer in still:
+            with pytest.raises(ValueError, match=rf"layer {layer} of \w+ has no rotary embedding"):
+                attention.rope_table(model, layer)
+        else:
+            assert attention.rope_table(model, layer).base > 1
+
+
+@pytest.mark.parametrize("family", [*more_families.UNROTATED, "jamba", "granitehybrid"])
+def test_pre_rope_is_post_rope_where_a_layer_does_not_rotate(family):
+    model, ids = more_families.build(family), token_ids()
+    pre, post = (capture_qkv(model, ids, stage=stage) for stage in ("pre_rope", "post_rope"))
+    still = range(2) if family in ("jamba", "granitehybrid") else (1, 3)
+    for i in range(len(post["q"])):
+        for name in "qk":
+            assert torch.equal(pre[name][i], post[name][i]) == (i in still)
+        assert torch.equal(pre["v"][i], post["v"][i])
+    if family in more_families.UNROTATED:
+        for i in (0, 2):
+            table = attention.rope_table(model, i)
+            layout = "interleaved" if family == "cohere2" else "half"
+            turned = attention.apply_rope(pre["k"][i], torch.arange(12), table.base, layout)
+            torch.testing.assert_close(post["k"][i], turned, atol=1e-5, rtol=1e-5)
+    results, zero = [], lambda _layer, q, k, v: (0 * q, k, v)
+    for stage in STAGES:  # a query of 0 is turned into 0
+        with edit_qkv(model, zero, stage=stage):
+            results.append(forward(model, ids, use_cache=False))
+    assert torch.equal(*results)
+    layers = [module.layer_idx for module in hooks.attentions(model).values()]
+    for layer in layers:  # one at a time, so that none is skipped
+        calls = []
+        fn = lambda *a, c=calls: c.append(a[0]) or same(*a)  # noqa: E731
+        with edit_qkv(model, fn, stage="pre_rope", layers=[layer]):
+            forward(model, ids, use_cache=False)
+        assert calls == [layer]
+
+
+@pytest.mark.parametrize("family", ["gemma3n", "gemma4", "deepseek3", "llama4"])
+def test_rotations_that_are_applied_in_another_way_are_refused(family):
+    model, ids = more_families.build(family), token_ids()
+    before = state(model)
+    with pytest.raises(ValueError, match=r"pre_rope' does not know \w+Attention: its rotary"):
+        capture_qkv(model, ids, stage="pre_rope", layers=[0])
+    with (
+        pytest.raises(ValueError, match="does not know"),
+        edit_qkv(model, same, stage="pre_rope"),
+    ):
+        pass
+    assert len(capture_qkv(model, ids)["q"]) == 4 and state(model) == before
+
+
+def test_a_rotation_of_a_part_that_was_cut_off_before_is_refused():
+    shape = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2}
+    config = tf.PhiConfig(**shape, vocab_size=97, intermediate_size=48, partial_rotary_factor=0.5)
+    model = tf.PhiForCausalLM(config).eval()
+    with (
+        pytest.raises(ValueError, match="layer 0 rotates a part of each head by itself"),
+        edit_qkv(model, same, stage="pre_rope"),
+    ):
+        forward(model, token_ids())
+    with pytest.raises(ValueError, match="layer 0 rotates a part"):
+        capture_qkv(model, token_ids(), stage="pre_rope")
+
+
+def test_layers_whose_numbers_tell_nothing_are_refused():
+    model = more_families.build("zamba2")
+    for call in (
+        lambda: capture_qkv(model, token_ids()),
+        lambda: edit_qkv(model, same).__enter__(),
+        lambda: attention.rope_table(model, -1),
+    ):
+        with pytest.raises(ValueError, match=r"Zamba2ForCausalLM; it numbers them \[-1, -1\]"):
+            call()
+
+
+@pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("family", ["llama", "gemma3", "opt"])
 def test_edits_keep_gradients(family, stage):
     model, ids = build(family), token_ids()
@@ -622,13 +903,36 @@ def test_a_wrong_return_names_the_layer_and_both_shapes(stage):
     for wrong in (lambda *_: None, lambda _layer, q, k, v: (q, k), lambda _layer, q, k, v: q):
         assert "layer 2 must return a tuple (q, k, v)" in edited(wrong)
     assert "q in layer 2 returned NaN" in edited(lambda _layer, q, k, v: (q * math.nan, k, v))
+    assert "k in layer 2 returned NaN" in edited(
+        lambda _layer, q, k, v: (q, k.index_fill_(2, torch.tensor(3), math.nan), v)
+    )
+    assert "k in layer 2 returned torch.float64, but the model needs torch.float32" in edited(
+        lambda _layer, q, k, v: (q, k.double(), v)
+    )
     assert state(model) == before
+
+
+def test_what_is_not_the_edits_fault_passes():
+    """NaN that was there before, and infinities of both signs."""
+    model, ids = build("llama"), token_ids()
+    ends = torch.tensor([-math.inf, math.inf])
+
+    def fn(_layer, q, k, v):
+        q[0, 0, 0, :2] = ends
+        return q, k, v
+
+    with edit_qkv(model, fn, layers=[2]):
+        forward(model, ids)
+    with torch.no_grad():
+        model.model.layers[0].self_attn.k_proj.weight[0, 0] = math.nan
+    with edit_qkv(model, same):
+        forward(model, ids)
 
 
 def test_unknown_layers_stages_and_models():
     model, ids = build("llama"), token_ids()
-    for layers, named in (([0, 7], "7"), ([-1], "-1"), ([], r"\[\]")):
-        message = rf"layers \[?{named}\]? not among this model's 0..2"
+    for layers in ([0, 7], [-1], []):
+        message = rf"layers {re.escape(str(layers))} do not each name .* numbers them \[0, 1, 2\]"
         with pytest.raises(ValueError, match=message):
             capture_qkv(model, ids, layers=layers)
         with pytest.raises(ValueError, match=message), edit_qkv(model, same, layers=layers):
@@ -799,7 +1103,8 @@ def test_rope_table(family):
         turned = 4 if family == "neox" else HEAD_DIM[family]
         expected = attention.rope_frequencies(turned, table.base)
         np.testing.assert_allclose(table.inv_freq, expected, rtol=1e-6)
-    with pytest.raises(ValueError, match=r"layers \[3\] not among this model's 0..2"):
+        assert table.scale == 1
+    with pytest.raises(ValueError, match=r"layers \[3\] do not each name one attention layer"):
         attention.rope_table(model, 3)
 
 
@@ -807,6 +1112,50 @@ def test_rope_table_without_rotation():
     for family in ("gpt2", "opt", "bert"):
         with pytest.raises(ValueError, match="has no rotary embedding"):
             attention.rope_table(build(family), 0)
+    for family in ("jamba", "granitehybrid"):
+        with pytest.raises(ValueError, match=r"layer 1 of .* has no rotary embedding"):
+            attention.rope_table(more_families.build(family), 1)
+    with pytest.raises(ValueError, match="GPTJForCausalLM computes attention by itself"):
+        attention.rope_table(more_families.build("gptj"), 0)
+    model = build("llama")
+    rotary = model.model.rotary_emb
+    inner = copy.deepcopy(rotary)
+    rotary.forward = lambda x, position_ids: inner(x, position_ids)
+    del rotary.inv_freq
+    with pytest.raises(ValueError, match=r"LlamaForCausalLM keeps its .* not known"):
+        attention.rope_table(model, 0)
+
+
+def test_rope_table_of_yarn_and_of_chunks():
+    """YaRN changes the frequencies and multiplies what it turns by 0.1 ln(factor) + 1."""
+    yarn = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 8}
+    config = build("llama").config
+    config.rope_parameters = {"rope_theta": 1e4, **yarn}
+    model, ids = tf.LlamaForCausalLM(config).eval(), token_ids()
+    table = attention.rope_table(model, 1)
+    assert table.scale == pytest.approx(0.1 * math.log(8) + 1) == pytest.approx(1.2079, abs=1e-4)
+    pre, post = (
+        capture_qkv(model, ids, stage=stage)["k"][1] for stage in ("pre_rope", "post_rope")
+    )
+    angle = torch.arange(12)[:, None] * torch.as_tensor(table.inv_freq)
+    cos, sin = (f().float() for f in (angle.cos, angle.sin))
+    a, b = pre.chunk(2, dim=-1)
+    expected = table.scale * torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+    torch.testing.assert_close(post, expected, atol=1e-5, rtol=1e-5)
+    tables = [attention.rope_table(more_families.build("llama4"), layer) for layer in range(3)]
+    assert [table.length for table in tables] == [8, 8, 8]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rope_table_in_half_precision(dtype):
+    for family, still in (("smollm3", (1, 3)), ("exaone4", (1, 3))):
+        model = more_families.build(family).to(dtype)
+        for layer in range(4):
+            expected = (
+                pytest.raises(ValueError, match="no rotary") if layer in still else nullcontext()
+            )
+            with expected:
+                assert attention.rope_table(model, layer).inv_freq.dtype == np.float64
 
 
 # --- the models of the lessons ---------------------------------------------------------------

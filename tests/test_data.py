@@ -1,7 +1,9 @@
 """What lies in data/, and the readers of the papers' published formats."""
 
+import ast
 import json
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -111,6 +113,41 @@ def test_published_formats_are_read(tmp_path):
     assert [item.answer for item in cities] == [True, False]
     assert {item.subject for item in cities} == {"Lodz"}
     assert data.question_set("art", tmp_path) == [data.YesNo("Is red a colour?", True, "")]
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    (tmp_path / "cities.csv").write_text(
+        "statement,label,city\nThe city of Łódź is in Poland.,1,Łódź\n", encoding="utf-8-sig"
+    )
+    (tmp_path / "art_qa.json").write_text(
+        '{"data": [{"question": "红色?", "answer": true}]}', encoding="utf-8-sig"
+    )
+    (tmp_path / "wiki.test.raw").write_text("= Title =", encoding="utf-8-sig")
+    (city,) = data.question_set("cities", tmp_path)
+    assert city == ("The city of Łódź is in Poland.", True, "Łódź")
+    assert data.question_set("art", tmp_path)[0].text == "红色?"
+    assert data.wikitext(tmp_path) == "= Title ="
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "gbk", "cp1252"])
+def test_a_file_of_another_encoding_is_named(tmp_path, encoding):
+    text = "statement,label,city\nThe city of Zürich.,1,Zürich\n"
+    (tmp_path / "cities.csv").write_text(text, encoding=encoding)
+    with pytest.raises(ValueError, match=r"cities\.csv must be saved as UTF-8"):
+        data.question_set("cities", tmp_path)
+    (tmp_path / "art_qa.json").write_text(text, encoding=encoding)
+    with pytest.raises(ValueError, match=r"art_qa\.json must be saved as UTF-8"):
+        data.question_set("art", tmp_path)
+
+
+def test_no_file_is_read_in_the_encoding_of_one_machine():
+    for path in Path(data.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = getattr(getattr(node, "func", None), "attr", None)
+            if name in ("read_text", "write_text"):
+                named = any(keyword.arg == "encoding" for keyword in node.keywords)
+                here = f"{path.name}, line {node.lineno}"
+                assert named or len(node.args) > (name == "write_text"), here
 
 
 def test_an_unusable_record_of_a_published_file_is_named(tmp_path):

@@ -9,9 +9,11 @@ from families import (
     fingerprint,
     one_thread,  # noqa: F401
 )
-from one_edit import REQUEST, TOKENIZER, gain
+from hypothesis import given
+from hypothesis import strategies as st
+from one_edit import HALF_FAMILIES, HALVES, REQUEST, TOKENIZER, gain
 
-from helpers import answers, data, editing, lm, rank_one
+from helpers import answers, data, editing, lm, masks, rank_one
 
 
 @pytest.mark.parametrize("family", DECODERS)
@@ -39,6 +41,48 @@ def test_ft_l_stays_in_its_box_and_scores_all_tokens_at_the_prompts_end():
     assert losses[0] == pytest.approx(-float(logprobs[targets].mean()), abs=1e-4)
 
 
+@HALVES
+@HALF_FAMILIES
+def test_training_in_half_precision_goes_as_far_as_in_float32(family, dtype):
+    boxed = {"at_prompt_end": True, "box": 3e-3, "steps": 6}
+    losses = {}
+    for kind in (torch.float32, dtype):
+        model = build(family).to(kind)
+        before, was = fingerprint(model), gain(model)
+        with editing.fine_tune(model, TOKENIZER, REQUEST, 2, lr=2e-2) as tuned:
+            assert gain(model) == pytest.approx(-2 * tuned[-1], abs=1)
+        _, module = rank_one.down_projection(model, 2)
+        old = module.weight.detach().float().clone()
+        with editing.fine_tune(model, TOKENIZER, REQUEST, 2, lr=2e-2, **boxed) as in_box:
+            moved = (module.weight.float() - old).abs()
+            assert 2e-3 < moved.max() <= 3e-3 + 1e-7 * (kind == torch.float32)
+        book = editing.grace(model, TOKENIZER, REQUEST, 1, radius=1e-3, steps=20, lr=0.5)
+        assert book.value.dtype == book.key.dtype == torch.float32
+        assert gain(model, editing=book.editing) > was
+        losses[kind] = [tuned[-1], in_box[-1], book.losses[-1]]
+        assert_unchanged(model, before)
+    assert losses[dtype] == pytest.approx(losses[torch.float32], rel=0.03, abs=0.03)
+
+
+@given(
+    st.sampled_from([torch.float16, torch.bfloat16]),
+    st.floats(1e-4, 1e-1),
+    st.floats(1e-3, 10),
+    st.integers(0, 1000),
+)
+def test_no_rounding_leaves_the_box_and_no_room_is_wasted(dtype, box, scale, seed):
+    g = torch.Generator().manual_seed(seed)
+    before = (scale * torch.randn(50, generator=g)).to(dtype)
+    wish = 3 * box * torch.randn(50, generator=g)
+    room = editing._room(before.float(), dtype, box)
+    rounded = (before.float() + wish.clamp(-room, room)).to(dtype)
+    assert ((rounded.double() - before.double()).abs() <= box).all()
+    farthest = (before.float() + room).to(dtype).double() - before.double()
+    spacing = torch.finfo(dtype).eps * (before.double().abs() + box)
+    assert (farthest >= box - spacing).all()
+    assert editing._room(before.float(), torch.float32, box) == box
+
+
 @pytest.mark.parametrize("family", DECODERS)
 def test_a_codebook_answers_inside_its_ball_only(family):
     model = build(family)
@@ -59,6 +103,15 @@ def test_a_codebook_answers_inside_its_ball_only(family):
     ahead = lm.next_distributions(model, TOKENIZER, [REQUEST.prompt], editing=book.editing)
     assert said == TOKENIZER.decode(ahead[0].argmax(), skip_special_tokens=True)
     assert_unchanged(model, before)
+
+
+def test_a_codebook_is_learned_with_gradient_checkpoints_too():
+    model, options = build("gemma2"), {"steps": 4, "lr": 0.5}
+    expected = editing.grace(model, TOKENIZER, REQUEST, 1, **options)
+    model.train().activation_checkpointing_enable()
+    found = editing.grace(model, TOKENIZER, REQUEST, 1, **options)
+    assert torch.equal(found.value, expected.value) and found.losses == expected.losses
+    assert model.is_activation_checkpointing
 
 
 @pytest.mark.parametrize(
@@ -104,6 +157,23 @@ def test_adapters_learn_the_target_and_leave_no_trace(family, adaptive):
             raise RuntimeError("in between")
     assert_unchanged(model, before)
     assert dict(model.named_modules()) == modules
+
+
+@HALVES
+@HALF_FAMILIES
+@pytest.mark.parametrize("adaptive", [False, True], ids=["lora", "adalora"])
+def test_adapters_of_half_precision_models_are_float32(family, dtype, adaptive):
+    options, losses = {"adaptive": adaptive, "lr": 5e-3, "steps": 10, "dropout": 0.0}, []
+    for kind in (torch.float32, dtype):
+        model = build(family).to(kind)
+        before, was = fingerprint(model), gain(model)
+        with editing.low_rank(model, TOKENIZER, REQUEST, **options) as found:
+            adapters = {p.dtype for n, p in model.named_parameters() if "lora_" in n}
+            assert adapters == {torch.float32} and gain(model) > was
+        assert_unchanged(model, before)
+        losses.append(found)
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert losses[1][-1] < losses[1][0]
 
 
 def test_seeds_of_adapters_matter_and_suffice():
@@ -177,6 +247,12 @@ def test_a_report_has_the_four_demands():
         model, TOKENIZER, [editing.in_context(REQUEST) + REQUEST.prompt], [REQUEST.target]
     )
     assert told.scores["logprob"][0] == pytest.approx(own["logprob"][0] / 2, abs=1e-5)
+
+
+def test_an_opened_model_is_not_evaluated():
+    model = build("llama")
+    with masks.bidirectional(model), pytest.raises(ValueError, match="opened attention"):
+        editing.evaluate(model, TOKENIZER, RECORD)
 
 
 def test_a_report_without_locality_has_none():

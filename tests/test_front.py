@@ -1,7 +1,9 @@
 """The front door: executing notebooks, pages without a network, refusals."""
 
 import base64
+import contextlib
 import io
+import json
 import re
 import socket
 import subprocess
@@ -84,6 +86,98 @@ def test_a_page_loads_nothing_and_shows_pictures_instead_of_widgets(house):
     assert "kept" in soup.text and "what & why" in soup.text
 
 
+E = "https://example.org/"
+ACTIVE = {
+    "scripts": f"<script src='{E}'></script><svg><script>f()</script></svg>",
+    "frames": f"<iframe src='{E}'></iframe><iframe srcdoc='<img src={E}>'></iframe>",
+    "objects": f"<object data='{E}'><object data='{E}'></object></object><embed src='{E}'>",
+    "media": f"<video src='{E}' poster='{E}'></video><audio src='{E}'></audio>",
+    "sources": f"<picture><source srcset='{E}'><img srcset='{E} 2x' src='data:image/gif;base64,'>",
+    "forms": f"<form action='{E}'><button formaction='{E}'>x</button></form><input src='{E}'>",
+    "heads": f"<base href='{E}'><link rel=preload imagesrcset='{E}'><meta http-equiv=refresh "
+    f"content='0;url={E}'>",
+    "events": "<b onclick='f()' ONMOUSEOVER='f()'>x</b><details open ontoggle=f()>x</details>",
+    "addresses": "<a href='javascript:f()'>x</a><a href=' j\tava&#10;script:f()'>x</a><a "
+    "href='vbscript:f()'>x</a><a href='data:text/html,x'>x</a><svg><a xlink:href='javascript:f()'>",
+    "pings": f"<a ping='{E}' href='#x'>x</a><table background='{E}'><td background='{E}'>",
+    "styles": f"<p style='background:url({E})'><p style='background:u\\72l({E})'><p style='"
+    f'background:url( "{E}")\'><p style=\'content:image-set("{E}" 1x)\'>',
+    "style sheets": f"<style>@import '{E}';</style><style>p {{ background: url({E}) }}</style>"
+    f"<style>p {{ background: \\75 rl({E}) }}</style>",
+    "drawings": f"<svg><image href='{E}'/><use xlink:href='{E}#a'/><rect fill='url({E}#a)'/>"
+    f"<foreignObject><img src='{E}'></foreignObject><set attributeName=href to='{E}'/></svg>",
+    "other readings": f"<!--><img src='{E}'>--><![CDATA[><img src='{E}'>]]><?x ><img src='{E}'>?>"
+    f"<svg><style><img src='{E}'></style></svg><noscript><p title='</noscript><img src={E}>'>",
+    "behind the end": f"</div></main></body></html><img src='{E}'><p style='mask:url({E})'>"
+    f"<style>p {{ mask: url({E}) }}</style><b onclick='f()'>x</b>",
+}
+
+
+@pytest.mark.parametrize("inside", ACTIVE.values(), ids=ACTIVE)
+@pytest.mark.parametrize("kind", ["text/html", "text/markdown", "cell"])
+def test_nothing_in_a_page_runs_or_loads(house, inside, kind):
+    text = f"{inside}\n\n<b id='kept'>kept</b>"
+    data = {"text/html": "<i></i>"} if kind == "cell" else {kind: text}
+    output = new_output("display_data", {**data, "text/plain": "x"})
+    cells = [new_markdown_cell(text if kind == "cell" else ""), new_code_cell("", outputs=[output])]
+    body = front.page(new_notebook(cells=cells), "name").split("<body", 1)[1]
+    soup = BeautifulSoup(body, "html.parser")
+    attributes = str([own.attrs | {"title": ""} for own in soup.find_all(True)])
+    styles = " ".join(style.text for style in soup("style"))
+    for what in (E, "f()", "javascript:"):
+        assert what not in attributes + styles
+    assert "<!--" not in body and "<![" not in body and f"<img src='{E}" not in body
+    assert not soup.select("script, iframe, object, embed, video, audio, source, base, form, meta")
+    assert soup.find(id="kept").text == "kept"
+
+
+def test_what_readers_need_stays_in_a_page(house):
+    inside = (
+        "<a href='https://e.org/a?b=c:d#e'>1</a><a href='mailto:a@e.org'>2</a><a href='#f'>3</a>"
+        "<a href='02_x.ipynb'>4</a><details open><summary>S</summary>folded</details>"
+        "<style>p > b { color: red }</style><table border='1'><td style='color: red; background: "
+        "linear-gradient(90deg, red 5%, blue)' colspan='2'>x</td></table>"
+        "<svg viewBox='0 0 1 1'><defs><g id='p'/></defs><use xlink:href='#p'/><rect "
+        "clip-path='url(#p)' style='fill: url(#p)'/><image href='data:image/png;base64,'/></svg>"
+        "<img alt='a \\alpha' src='data:image/png;base64,AA'>"
+    )
+    output = new_output("display_data", {"text/html": inside, "text/plain": "x"})
+    cell = new_code_cell("", outputs=[output])
+    page = BeautifulSoup(front.page(new_notebook(cells=[cell]), "name"), "html.parser")
+    policy, *rest = page.head("meta")
+    assert policy["content"] == "default-src data: 'unsafe-inline'; script-src 'nonce-own'"
+    assert [own["charset"] for own in rest if "charset" in own.attrs] == ["utf-8"]
+    assert [script["nonce"] for script in page("script")] == ["own"]
+    assert page.select_one(".jp-RenderedHTML style")
+    for before in BeautifulSoup(inside, "html.parser").find_all(True):
+        assert before.attrs in [own.attrs for own in page.main(before.name)], before
+
+
+def test_dollars_are_money_but_in_markdown_and_latex(house):
+    kinds = ("text/html", "text/plain", "text/markdown", "text/latex")
+    outputs = [new_output("display_data", {kind: "$5 or $10"}) for kind in kinds]
+    outputs += [new_output("stream", text="$5 or $10")]
+    notebook = new_notebook(cells=[new_markdown_cell("$x$"), new_code_cell("", outputs=outputs)])
+    page = front.page(notebook, "name", "stopped: $5 or $10")
+    soup = BeautifulSoup(page, "html.parser")
+    ignored = ["mathjax_ignore" in own["class"] for own in soup.select(".jp-OutputArea-output")]
+    assert ignored == [True, True, False, False, True]
+    assert "mathjax_ignore" in soup.select_one(".failure")["class"]
+    assert not soup.select(
+        ".mathjax_ignore .jp-RenderedMarkdown, .jp-MarkdownOutput.mathjax_ignore"
+    )
+    assert 'ignoreHtmlClass: "mathjax_ignore"' in page
+
+
+@pytest.mark.parametrize("address", [E + 5000 * "a", "a" * 5000 + ".png", "a\0b.png", "x" * 300])
+def test_odd_addresses_of_pictures_give_their_text(house, address):
+    html = f"<img src='{address}' alt='a picture'>"
+    output = new_output("display_data", {"text/html": html, "text/plain": "x"})
+    page = front.page(new_notebook(cells=[new_code_cell("", outputs=[output])]), "name")
+    soup = BeautifulSoup(page, "html.parser")
+    assert not soup.main("img") and "a picture" in soup.main.text
+
+
 def test_run_writes_pages_and_goes_on_after_an_error(house, capsys):
     first = save(house / "notebooks", "01_bad.ipynb", *bad())
     save(house / "notebooks", "02_good.ipynb", *good())
@@ -119,6 +213,98 @@ def test_refresh_keeps_the_old_file_when_a_cell_fails(house, capsys):
         "02_good.ipynb",
         "03_bad.ipynb",
     ]
+
+
+UNREADABLE = {
+    "merge conflict": "<<<<<<< HEAD\n{}",
+    "cut off": '{"cells": [',
+    "empty": "",
+    "a list": "[]",
+    "no cells": '{"nbformat": 4, "nbformat_minor": 5, "metadata": {}}',
+}
+
+
+@pytest.mark.parametrize("text", UNREADABLE.values(), ids=UNREADABLE)
+def test_an_unreadable_notebook_costs_only_itself(house, capsys, text):
+    bad_path, good_path = (house / "notebooks" / name for name in ("01_bad.ipynb", "02_good.ipynb"))
+    save(house / "notebooks", good_path.name, *good())
+    bad_path.write_text(text, encoding="utf-8")
+    assert front.main(["run"]) == 1
+    output = capsys.readouterr()
+    says = "01_bad.ipynb cannot be read as a notebook"
+    assert output.err.startswith(says) and output.err.count("\n") == 1
+    index = BeautifulSoup((house / "build/index.html").read_text("utf-8"), "html.parser")
+    (bad_row, good_row) = index.tbody("tr")
+    assert says in bad_row.text and "A good one" in good_row.text
+    assert "01_bad " in output.out and "02_good" in output.out
+    assert says in (house / "build" / "01_bad.html").read_text(encoding="utf-8")
+    assert front.main(["notebooks"]) == 1
+    assert bad_path.read_text(encoding="utf-8") == text
+    assert nbformat.read(good_path, as_version=4).cells[1].execution_count == 1
+
+
+def test_a_byte_order_mark_does_not_make_a_notebook_unreadable(house):
+    path = save(house / "notebooks", "01_a.ipynb", *good())
+    path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert front.read(path).cells[0].source == "# A *good* one"
+
+
+def test_kernels_that_do_not_start_are_reported(house, capfd, monkeypatch):
+    for name in ("01_a.ipynb", "02_b.ipynb"):
+        save(house / "notebooks", name, *good())
+    spec = front.ThisPython.get_kernel_spec
+    for argv, says in (
+        ([sys.executable, "-c", "0", "{connection_file}"], "Kernel died before replying"),
+        (["/no/such/python", "{connection_file}"], "No such file"),
+    ):
+        broken = front.KernelSpec(argv=argv, name="python3", language="python")
+        monkeypatch.setattr(front.ThisPython, "get_kernel_spec", lambda *_, own=broken: own)
+        assert front.main(["run"]) == 1
+        output = capfd.readouterr()
+        assert re.search(rf"01_a\.ipynb did not start: .*{says}", output.err)
+        assert re.search(rf"02_b\.ipynb did not start: .*{says}", output.out)
+    monkeypatch.setattr(front.ThisPython, "get_kernel_spec", spec)
+    assert front.main(["run"]) == 0
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "gbk", "utf-8"])
+def test_any_error_can_be_printed_anywhere(house, encoding):
+    save(house / "notebooks", "01_a.ipynb", new_code_cell("raise ValueError('中文 é')"))
+    half = new_notebook(cells=[new_markdown_cell("half an emoji: \ud83d")])
+    front.write(house / "notebooks" / "02_b.ipynb", nbformat.writes(half))
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding) for _ in range(2))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        assert front.run(None) == 1
+    for stream in (out, err):
+        stream.seek(0)
+        assert "01_a.ipynb stopped in code cell 1: ValueError: " in stream.read()
+    assert "\\ud83d" in (house / "build" / "02_b.html").read_text(encoding="utf-8")
+    again = nbformat.read(house / "build" / "02_b.ipynb", as_version=4)
+    assert again.cells[0].source == "half an emoji: \ud83d"
+
+
+def test_leftovers_in_build_do_not_stop_the_index(house):
+    names = ["01_good", "02_no_run", "03_cut", "04_card"]
+    build = house / "build"
+    (build / "scorecards").mkdir(parents=True)
+    whole = {"metadata": {"run": {"minutes": 1.5, "peak_gib": 2.5, "error": ""}}}
+    for name in names:
+        save(house / "notebooks", f"{name}.ipynb", *good())
+        settings = {} if name == "02_no_run" else whole
+        nbformat.write(new_notebook(cells=list(good()), **settings), build / f"{name}.ipynb")
+    (build / "03_cut.ipynb").write_text('{"cells": [', encoding="utf-8")
+    (build / "scorecards" / "04.json").write_text('{"claims": [{"ver', encoding="utf-8")
+    card = {"claims": [{"verdict": "partly"}, {"verdict": None}, {"verdict": "partly"}]}
+    (build / "scorecards" / "01.json").write_text(json.dumps(card), encoding="utf-8")
+    lost = "no record of a run; run it again"
+    assert front.write_index() == [
+        ("01_good", 1.5, 2.5, "2 partly, 1 not judged"),
+        ("02_no_run", 0, 0, lost),
+        ("03_cut", 0, 0, lost),
+        ("04_card", 1.5, 2.5, "a scorecard that cannot be read; run it again"),
+    ]
+    index = BeautifulSoup((build / "index.html").read_text(encoding="utf-8"), "html.parser")
+    assert [link["href"] for link in index("a")] == [f"{name}.html" for name in names]
 
 
 def test_refusals_name_what_is_there(house):

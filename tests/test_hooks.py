@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import copy
+from contextlib import contextmanager, nullcontext
 
+import more_families
 import pytest
 import torch
 import transformers as tf
 from families import DECODERS, FAMILIES, LAYERS, build, one_thread, token_ids  # noqa: F401
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
 from torch import nn
+from torch.nn.utils import parametrize
 
 from helpers import hooks
 
@@ -185,6 +189,81 @@ def test_finders_refuse_a_model_without_attention():
             getattr(hooks, finder)(Chain())
 
 
+DOWN = {  # the last layer of the feed-forward part in families that have several candidates
+    "gemma3n": "mlp.down_proj",
+    "gemma4": "mlp.down_proj",
+    "bamba": "feed_forward.down_proj",
+    "falconh1": "feed_forward.down_proj",
+    "lfm2": "feed_forward.w2",
+    "granitehybrid": "shared_mlp.output_linear",
+    "modernbert": "mlp.Wo",
+    "cohere2": "mlp.down_proj",
+    "bigcode": "mlp.c_proj",
+}
+
+
+@pytest.mark.parametrize("family", DOWN)
+def test_down_projections_are_the_feed_forward_parts(family):
+    """And not the output of a recurrent part, a low-rank or a per-layer projection."""
+    model = more_families.build(family)
+    expected = [f"{name}.{DOWN[family]}" for name in hooks.blocks(model)]
+    assert list(hooks.down_projections(model)) == expected
+
+
+@pytest.mark.parametrize(
+    "family", [*more_families.EXPERTS, "jamba", "qwen3next", "zamba2", "minimax"]
+)
+def test_down_projections_of_experts_and_shared_blocks_are_refused(family):
+    with pytest.raises(
+        ValueError, match=r"'model\.layers\.[01]' has no down-projection of its own"
+    ):
+        hooks.down_projections(more_families.build(family))
+
+
+def test_down_projections_beside_experts_and_wide_recurrent_parts():
+    """What no family of ours has: a list of experts, a linear attention wider than the model."""
+    model = build("llama")
+    name = "model.layers.1.mlp.down_proj"
+    for layer in model.model.layers[::2]:
+        layer.self_attn = nn.Sequential(nn.Linear(32, 64), nn.Linear(64, 32))
+    assert list(hooks.down_projections(model))[1] == name  # parts are told by their name
+    model.model.layers[1].mixer = nn.Sequential(nn.Linear(32, 64), nn.Linear(64, 32))
+    with pytest.raises(ValueError, match=r"'model\.layers\.1' .* but \['model\.layers\.1\.mlp"):
+        hooks.down_projections(model)
+    model.model.layers[1].mixer = nn.ModuleList([nn.Linear(8, 32)])
+    with pytest.raises(ValueError, match=r"'model\.layers\.1' .* but experts"):
+        hooks.down_projections(model)
+
+
+@pytest.mark.parametrize("rank", [4, 64])
+def test_down_projections_under_adapters(rank):
+    """A low-rank adapter's layers are narrower; where they are not, it cannot be told."""
+    model = get_peft_model(build("llama"), LoraConfig(r=rank, target_modules=["down_proj"]))
+    if rank == 4:
+        assert all(n.endswith("mlp.down_proj.base_layer") for n in hooks.down_projections(model))
+    else:
+        with pytest.raises(ValueError, match="has no down-projection of its own"):
+            hooks.down_projections(model)
+
+
+def test_attentions_of_some_layers():
+    model = more_families.build("lfm2")
+    assert list(hooks.attentions(model, iter([3]))) == ["model.layers.3.self_attn"]
+    for layers in ([0], [1, 2], [-1], []):
+        with pytest.raises(ValueError, match=r"Lfm2ForCausalLM; it numbers them \[1, 3\]"):
+            hooks.attentions(model, layers)
+    with pytest.raises(ValueError, match=r"do not each name one .* numbers them \[-1, -1\]"):
+        hooks.attentions(more_families.build("zamba2"), [-1])
+
+
+def test_blocks_in_two_lists_are_refused():
+    shape = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "vocab_size": 97}
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "pad_token_id": 0}
+    config = tf.BartConfig(**shape, **heads, encoder_ffn_dim=48, decoder_ffn_dim=48)
+    with pytest.raises(ValueError, match="no list of all blocks found in BartModel"):
+        hooks.blocks(tf.BartModel(config))
+
+
 def test_down_projection_that_does_not_exist():
     model = build("llama")
     model.model.layers[1].mlp = nn.Identity()
@@ -266,14 +345,16 @@ def test_nested_stops_are_caught_by_their_own_context():
     assert set(outer) == {"steps.1"} and not inner and hook_count(chain) == 0
 
 
-def test_keep_grad():
-    model, ids = build("llama"), token_ids()
-    name = "model.layers.0.mlp"
-    with hooks.capture(model, name, keep_grad=True) as seen:
-        model(ids)
-    seen[name].sum().backward()
-    assert model.model.layers[0].mlp.down_proj.weight.grad.abs().sum() > 0
-    assert model.model.layers[1].mlp.down_proj.weight.grad is None
+def test_capture_is_not_changed_by_what_writes_in_place_later():
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True))
+    x = torch.randn(3, 4)
+    with hooks.capture(net, "0") as seen:
+        out = net(x)
+    assert torch.equal(seen["0"], net[0](x)) and not torch.equal(seen["0"], out)
+    with hooks.capture(net, "0", of="input") as seen:
+        net(x.clone().requires_grad_())
+    assert torch.equal(seen["0"], x) and not seen["0"].requires_grad
+    assert seen["0"].data_ptr() != x.data_ptr()
 
 
 # --- edit ----------------------------------------------------------------------------------
@@ -341,6 +422,44 @@ def test_nested_contexts_run_from_the_outermost_to_the_innermost():
     assert torch.equal(after["steps.1"], 2 * (plain + 1))
 
 
+def test_an_edit_may_write_in_place():
+    """It changes its module's tensor alone: not what enclosing contexts saw, nor a residual."""
+    model, ids = build("llama"), token_ids()
+    for of in ("input", "output"):
+        for name in ("model.layers.1", "model.layers.0.mlp", "model.embed_tokens"):
+            if (of, name) == ("input", "model.embed_tokens"):
+                continue
+            with hooks.edit(model, name, lambda _n, x: x + 0.5, of=of):
+                expected = model(ids).logits
+            with hooks.capture(model, name, of=of) as clean:
+                model(ids)
+            with (
+                hooks.capture(model, name, of=of) as outer,
+                hooks.edit(model, name, lambda _n, x: x.add_(0.5), of=of),
+                hooks.capture(model, name, of=of) as inner,
+            ):
+                logits = model(ids).logits
+            logits.sum().backward()
+            assert torch.equal(logits, expected)
+            assert torch.equal(outer[name], clean[name])
+            assert torch.equal(inner[name], clean[name] + 0.5)
+
+
+def test_copies_made_inside_are_left_alone():
+    model, ids = build("llama"), token_ids()
+    plain, calls = forward(model, ids), []
+    fn = lambda name, x: calls.append(name) or 0 * x  # noqa: E731
+    with (
+        hooks.edit(model, "model.layers.1", fn),
+        hooks.edit(model, "model.norm", fn, of="input"),
+        hooks.capture(model, "model.norm") as seen,
+    ):
+        twin = copy.deepcopy(model)
+        assert torch.equal(forward(twin, ids), plain) and not calls and not seen
+        assert not torch.equal(forward(model, ids), plain) and len(calls) == 2
+    assert torch.equal(forward(twin, ids), plain) and len(calls) == 2
+
+
 def test_edits_keep_gradients():
     model, ids = build("qwen2"), token_ids()
     steer = torch.zeros(32, requires_grad=True)
@@ -395,6 +514,76 @@ def test_a_wrong_shape_names_the_module_and_both_shapes():
             hooks.edit(model, name, lambda _name, x, wrong=wrong: wrong, of=of),
         ):
             forward(model, ids)
+    assert hook_count(model) == 0
+
+
+@pytest.mark.parametrize("of", ["input", "output"])
+def test_a_wrong_type_names_the_module_and_both_types(of):
+    model, name = build("llama").to(torch.bfloat16), "model.layers.1.mlp.down_proj"
+    with (
+        pytest.raises(ValueError, match=r"'model\.layers\.1.* torch\.float32, .* torch\.bfloat16"),
+        hooks.edit(model, name, lambda _name, x: 1.5 * x.float(), of=of),
+    ):
+        forward(model, token_ids())
+
+
+def compiled_in(way):
+    """A tiny model that ran compiled: what is called, and what may be hooked."""
+    model = build("llama")
+    compiled = {"backend": "eager"}
+    if way == "wrapper":
+        run = torch.compile(model, **compiled)
+        return run, run
+    if way == "method":
+        model.compile(**compiled)
+    elif way == "forward":
+        model.forward = torch.compile(model.forward, **compiled)
+    else:
+        model.model.layers[1] = torch.compile(model.model.layers[1], **compiled)
+    return model, model
+
+
+@pytest.fixture
+def no_compiled_code():
+    """Before and after, the process is as if nothing had been compiled."""
+    import torch._dynamo  # slow, and for few tests
+
+    for end in (False, True):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        if not end:
+            yield
+
+
+@pytest.mark.parametrize("way", ["wrapper", "method", "forward", "layer"])
+def test_compiled_models_are_refused(way, no_compiled_code):
+    run, hooked = compiled_in(way)
+    forward(run, token_ids())
+    named = {"wrapper": "OptimizedModule", "layer": r"model\.layers\.1"}
+    match = f"'{named.get(way, 'LlamaForCausalLM')}' is compiled and skips hooks"
+    for context in (
+        hooks.capture(hooked, "**.norm"),
+        hooks.edit(hooked, "**.norm", lambda _name, x: x),
+    ):
+        with pytest.raises(ValueError, match=match), context:
+            pass
+    with pytest.raises(ValueError, match=match):
+        hooks.input_norms(hooked, "**.up_proj", [token_ids()])
+
+
+def test_an_edit_that_a_compiled_call_skipped_is_told(no_compiled_code):
+    model, ids = build("llama"), token_ids()
+    edited = lambda: hooks.edit(model, "model.layers.1", lambda _name, x: 0 * x)  # noqa: E731
+    with edited():  # nothing has been compiled: an edit may go unused
+        pass
+    run = torch.compile(model, backend="eager")
+    plain = forward(run, ids)
+    with pytest.raises(ValueError, match=r"\['model\.layers\.1'\] did nothing"), edited():
+        assert torch.equal(forward(run, ids), plain)  # the trouble
+    with edited():
+        assert not torch.equal(forward(model, ids), plain)
+    with pytest.raises(RuntimeError, match="my own"), edited():
+        raise RuntimeError("my own")
     assert hook_count(model) == 0
 
 
@@ -542,6 +731,33 @@ def test_restore_weights_nested_and_tied():
         assert same_bits(model, before)
 
 
+@pytest.mark.parametrize("fault", [False, True])
+def test_restore_weights_under_what_was_put_around_them(odd_model, fault):
+    class Double(nn.Module):
+        def forward(self, x):
+            return 2 * x
+
+    before, ids = bits(odd_model), token_ids()
+    mlp = odd_model.model.layers[1].mlp
+    weights = {name: p for name, p in odd_model.named_parameters()}
+    expected = pytest.raises(RuntimeError, match="my own") if fault else nullcontext()
+    with expected, hooks.restore_weights(odd_model):
+        get_peft_model(odd_model, LoraConfig(r=4, target_modules=["q_proj"]))
+        parametrize.register_parametrization(mlp.up_proj, "weight", Double())
+        del mlp.down_proj.weight
+        odd_model.model.layers = odd_model.model.layers[:2]
+        with torch.no_grad():
+            for p in weights.values():
+                p.mul_(3)
+        if fault:
+            raise RuntimeError("my own")
+    assert all(torch.equal(p.view(torch.int32), before[name]) for name, p in weights.items())
+    assert mlp.down_proj.weight is weights["model.layers.1.mlp.down_proj.weight"]
+    up = weights["model.layers.1.mlp.up_proj.weight"]
+    assert torch.equal(mlp.up_proj.weight, 2 * up)  # the parametrization stays
+    assert odd_model(ids).logits.shape == (2, 12, 97)
+
+
 # --- input_norms ---------------------------------------------------------------------------
 
 
@@ -641,12 +857,30 @@ def test_computing_once_replays_its_first_output():
     module = Counter()
     with hooks.computing_once(module):
         first = module(torch.zeros(2))
-        assert module(torch.ones(5)) is first and module(torch.zeros(2), fail=True) is first
+        for again in (module(torch.ones(5)), module(torch.zeros(2), fail=True)):
+            assert torch.equal(again, first)
     assert module.ran == 1 and first.tolist() == [1, 1]
     assert "forward" not in vars(module)
     assert module(torch.zeros(1)).item() == 2
     with hooks.computing_once(module):
         assert module(torch.zeros(1)).item() == 3  # another context computes anew
+
+
+def test_computing_once_is_not_changed_by_what_writes_into_its_output():
+    model, ids = build("llama"), token_ids()
+    with torch.no_grad(), hooks.computing_once(model.model):
+        kept = model.model(ids)
+        value = kept.last_hidden_state.clone()
+        kept.last_hidden_state.zero_()
+        with hooks.edit(model, "model", lambda _name, x: x.add_(1)):
+            edited = [model.model(ids) for _ in range(2)]
+        assert all(torch.equal(out.last_hidden_state, value + 1) for out in edited)
+        assert type(edited[0]) is type(kept)
+    module = Counter()
+    weight = torch.zeros(2, requires_grad=True)
+    with hooks.computing_once(module):
+        (module(weight) + module(weight)).sum().backward()
+    assert weight.grad.tolist() == [2, 2]
 
 
 def test_computing_once_puts_a_replaced_forward_back():

@@ -4,12 +4,15 @@ import json
 import os
 import re
 from base64 import b64decode
+from pathlib import Path
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from bs4 import BeautifulSoup
 from nbclient import NotebookClient
 
@@ -110,7 +113,7 @@ def test_write_makes_plain_json(card, monkeypatch, tmp_path):
     odd = {
         "a": np.arange(2),
         "b": np.float32(0.5),
-        "c": np.nan,
+        "c": np.inf,
         "d": {1: (True, None)},
         "e": np.mean,
     }
@@ -127,6 +130,67 @@ def test_write_makes_plain_json(card, monkeypatch, tmp_path):
     evidence = three["evidence"]
     assert evidence.pop("e").startswith("<")
     assert evidence == {"a": [0, 1], "b": 0.5, "c": None, "d": {"1": [True, None]}}
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_tensors_and_tables_are_evidence(card, monkeypatch, tmp_path):
+    monkeypatch.setattr(lesson, "_project_root", lambda: tmp_path)
+    card.claim("C3", "other evidence", **DECLARED, rule=lambda **_: "partly")
+    half = torch.tensor(0.5, dtype=torch.bfloat16, requires_grad=True)
+    table = pd.DataFrame({"a": [1, 2]})
+    card.judge("C3", ours=None, reason="half an emoji: \ud83d", t=half, table=table, s=table["a"])
+    text = card.write().read_text(encoding="utf-8")
+    own = json.loads(text)["claims"][-1]
+    assert own["evidence"] == {"t": 0.5, "table": [[1], [2]], "s": [1, 2]}
+    assert own["reason"] == "half an emoji: \ud83d"
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        NAN,
+        np.float32("nan"),
+        Estimate(NAN, 0.1, 0.2),
+        Estimate(0.1, 0.0, NAN),
+        np.array([[1, NAN]]),
+        [1, (2, {"deep": [NAN]})],
+        {"a": {1.0, NAN}},
+        torch.tensor([1, NAN], dtype=torch.bfloat16),
+        pd.Series([1, NAN]),
+        pd.DataFrame({"a": [1, NAN]}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_nothing_is_judged_by_nan(card, evidence):
+    asked = []
+    card.claim("C3", "any", **DECLARED, rule=lambda **found: asked.append(found) or "reproduced")
+    with pytest.raises(ValueError, match="claim 'C3': 'found' holds NaN"):
+        card.judge("C3", ours=None, reason="", good=1.0, found=evidence)
+    assert not asked
+    assert card.judge("C3", ours=None, reason="", found=None, huge=np.inf) == "reproduced"
+
+
+def test_our_own_number_is_no_nan(card):
+    with pytest.raises(ValueError, match="claim 'C1': 'ours' holds NaN"):
+        card.judge("C1", ours=Estimate(NAN, NAN, NAN), reason="", drop=Estimate(0.5, 0.3, 0.7))
+
+
+def test_a_scorecard_is_written_whole_or_not_at_all(card, monkeypatch, tmp_path):
+    monkeypatch.setattr(lesson, "_project_root", lambda: tmp_path)
+    before = card.write().read_text(encoding="utf-8")
+    write = Path.write_text
+
+    def cut_off(self, text, **options):
+        write(self, text[:20], **options)
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_text", cut_off)
+    assert card.write() is None
+    path = tmp_path / "build" / "scorecards" / "04.json"
+    assert path.read_text(encoding="utf-8") == before
 
 
 def test_write_is_quiet_where_it_cannot(card, monkeypatch, tmp_path):

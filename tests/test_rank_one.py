@@ -15,9 +15,10 @@ from families import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from one_edit import REQUEST, TOKENIZER, gain
+from more_families import spaced_tokenizer
+from one_edit import HALF_FAMILIES, HALVES, REQUEST, TOKENIZER, gain
 
-from helpers import hooks, lm, models, rank_one
+from helpers import hooks, lm, masks, models, rank_one
 
 # Algebra
 
@@ -95,9 +96,23 @@ def test_the_subject_ends_where_its_last_character_is():
     merged = "see ab is"  # one token for both letters
     ids = lm.encode(TOKENIZER, merged)
     assert TOKENIZER.decode([ids[rank_one.subject_position(TOKENIZER, merged, "a")]]) == "ab"
-    for subject in ("", "XYZ"):
+    for subject in ("", "XYZ", " ", "is "):
         with pytest.raises(ValueError, match=re.escape(repr(subject))):
             rank_one.subject_position(TOKENIZER, prompt, subject)
+    for subject in ("ABC", "ABC ", " ABC", " ABC "):
+        assert rank_one.subject_position(TOKENIZER, prompt, subject) == at
+    # spaces still tell words apart: the second ABC is the one before a space
+    assert rank_one.subject_position(TOKENIZER, "ABCD or ABC is", "ABC ") == len("ABCD or ABC")
+
+
+@given(st.text(alphabet="ABC. x", max_size=12), st.sampled_from(["ABC", "ABC ", " ABC", "A"]))
+@pytest.mark.parametrize("tokenizer", [TOKENIZER, spaced_tokenizer()], ids=["plain", "spaced"])
+def test_the_subject_is_looked_for_behind_the_prefix(tokenizer, prefix, subject):
+    request = REQUEST._replace(subject=subject)
+    row = rank_one.token_row(tokenizer, request, prefix)
+    assert tokenizer.decode([row.ids[row.subject]]).strip() == subject.strip()[-1]
+    behind = tokenizer.decode(row.ids[row.subject + 1 : row.n_prompt])
+    assert behind.strip() == REQUEST.prompt.partition(subject.rstrip())[2].strip()
 
 
 @pytest.mark.parametrize("family", DECODERS)
@@ -116,6 +131,14 @@ def test_second_moment_is_that_of_captured_keys(family):
         rank_one.second_moment(model, 3, ids)
     with pytest.raises(ValueError, match="holds no keys"):
         rank_one.second_moment(model, 1, ids[:, :1], start=1)
+    ids[:, 1] = 2  # as where a template opens a text with two tokens
+    c, n = rank_one.second_moment(model, 1, ids, start=[1, 2])
+    with torch.no_grad(), hooks.capture(model, name, of="input") as seen:
+        model(ids)
+    left = seen[name].reshape(5, 9, -1)[:, 2:].flatten(0, 1)
+    assert n == 35 and torch.allclose(c, left.T @ left / 35, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="item 1: 9 tokens"):
+        rank_one.second_moment(model, 1, torch.where(torch.arange(5)[:, None] == 1, 97, ids))
 
 
 # Editors
@@ -145,6 +168,89 @@ def test_rome_writes_its_value_and_leaves_no_trace(family, whitened):
     assert_unchanged(model, before)
 
 
+@HALVES
+@HALF_FAMILIES
+def test_memories_in_half_precision_are_those_of_float32(family, dtype):
+    options = {"prefixes": ["", "a. "], "steps": 8, "essence": rank_one.Essence("ABC is a")}
+    model = build(family)
+    exact = rank_one.find_memory(model, TOKENIZER, REQUEST, 1, **options)
+    before = fingerprint(model.to(dtype))
+    memory = rank_one.find_memory(model, TOKENIZER, REQUEST, 1, **options)
+    assert_unchanged(model, before)
+    assert {x.dtype for x in memory[:3]} == {torch.float32}
+    assert memory.losses == pytest.approx(exact.losses, rel=2e-2)
+    for found, right in zip(memory[:3], exact[:3], strict=True):
+        assert (found - right).norm() <= 0.1 * right.norm()
+    _, module = rank_one.down_projection(model, 1)
+    with rank_one.rome(model, 1, memory):
+        written = module(memory.key.to(dtype)[None])[0].float()
+        assert (written - memory.new).norm() <= 0.03 * memory.new.norm()
+    assert_unchanged(model, before)
+
+
+def test_steps_below_the_spacing_of_a_type_add_up():
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        weight = torch.ones(3, dtype=dtype, requires_grad=True)
+        aim = torch.tensor([1.0, 1.05, 0.9])
+        loss = lambda weight=weight, aim=aim: [(weight.float() - aim).square().sum()]  # noqa: E731
+        losses = rank_one.descend([weight], loss, lambda *_: None, 400, 1e-3)
+        assert weight.dtype == dtype and losses[-1] < 1e-4
+        assert (weight - aim).abs().max() <= 0.01
+
+
+def test_in_float32_descending_is_adam_bit_for_bit():
+    start = torch.randn(4, 3)
+    ours, theirs = start.clone().requires_grad_(), start.clone().requires_grad_()
+    unused = torch.ones(2, requires_grad=True)
+    calls = []
+    losses = rank_one.descend(
+        [ours, unused],
+        lambda: [ours.square().sum(), ours.sin().sum()],
+        lambda step, *copies: calls.append((step, len(copies))),
+        *(7, 0.1),
+    )
+    optimizer = torch.optim.Adam([theirs], lr=0.1)
+    for i in range(7):
+        loss = theirs.square().sum()
+        assert losses[i] == loss.item()
+        optimizer.zero_grad()
+        (loss + theirs.sin().sum()).backward()
+        optimizer.step()
+    assert torch.equal(ours, theirs) and torch.equal(unused, torch.ones(2))
+    assert calls == [(i, 2) for i in range(7)]
+
+
+def test_a_loss_that_is_not_finite_is_refused():
+    model, forbidden = build("llama"), TOKENIZER("K", add_special_tokens=False)["input_ids"]
+    before = fingerprint(model)
+    ban = lambda _name, x: x.index_fill(-1, torch.tensor(forbidden), -torch.inf)  # noqa: E731
+    refused = pytest.raises(ValueError, match="the loss is NaN or infinite")
+    with hooks.edit(model, "lm_head", ban), refused:
+        rank_one.find_memory(model, TOKENIZER, REQUEST, 1)
+    assert_unchanged(model, before)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_gradient_checkpoints_change_no_memory(family):
+    model = build(family)
+    expected = rank_one.find_memory(model, TOKENIZER, REQUEST, 1, steps=4, prefixes=["", "a. "])
+    model.train().activation_checkpointing_enable()
+    found = rank_one.find_memory(model, TOKENIZER, REQUEST, 1, steps=4, prefixes=["", "a. "])
+    assert torch.equal(found.new, expected.new) and found.losses == expected.losses
+    assert model.is_activation_checkpointing and model.training
+
+
+def test_an_opened_model_is_not_trained_on_what_it_sees():
+    model, row = build("llama"), rank_one.token_row(TOKENIZER, REQUEST)
+    with masks.bidirectional(model):
+        with pytest.raises(ValueError, match="opened attention"):
+            rank_one.find_memory(model, TOKENIZER, REQUEST, 1)
+        at_end = rank_one.target_nll(model, row, at_prompt_end=True)
+        logprobs = model(row.ids[None, : row.n_prompt]).logits[0, -1].log_softmax(-1)
+    expected = -logprobs[row.ids[row.n_prompt :]].mean().item()
+    assert at_end.item() == pytest.approx(expected, abs=1e-5)
+
+
 def test_a_delta_of_another_shape_is_refused():
     model = build("gpt2")
     before = fingerprint(model)
@@ -160,6 +266,10 @@ def test_a_target_may_share_a_token_with_the_end_of_its_prompt():
     ids = lm.encode(TOKENIZER, request.prompt)
     own = TOKENIZER("b", add_special_tokens=False)["input_ids"]
     assert row.ids.tolist() == ids + own and row.n_prompt == len(ids)
+    tokenizer = spaced_tokenizer()  # puts a space in front of every text; 是北 is one token
+    row = rank_one.token_row(tokenizer, rank_one.Request("中国首都是", "中国", "北京"), "天地")
+    assert tokenizer.convert_ids_to_tokens(row.ids) == ["<bos>", "▁", *"天地中国首都是北京"]
+    assert (row.subject, row.n_prompt) == (5, 9)
 
 
 def test_the_essence_of_a_subject_is_kept():

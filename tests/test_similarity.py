@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -85,6 +86,54 @@ def test_neighbours_of_strangers_are_shared_by_chance():
 def test_flat_cosine():
     assert similarity.flat_cosine([[1, 0], [0, 1]], [[1, 0], [0, 0]]) == pytest.approx(0.5**0.5)
     assert similarity.flat_cosine(X, -2 * X) == pytest.approx(-1)
+
+
+FACTORS = st.sampled_from([1e-300, 1e-200, 1e-80, 1e80, 1e160, 1e300])
+
+
+@pytest.mark.parametrize("debiased", [False, True])
+@given(FACTORS, FACTORS)
+def test_no_factor_is_too_large_or_too_small(debiased, one, other):
+    y = X**2 + X[:, ::-1]
+    for measure in (
+        lambda a, b: similarity.linear_cka(a, b, debiased=debiased),
+        similarity.flat_cosine,
+        lambda a, b: similarity.mutual_knn(a, b, 3),
+    ):
+        assert measure(X * one, y * other) == pytest.approx(measure(X, y), rel=1e-12)
+
+
+@given(st.floats(-1e6, 1e6), st.integers(4, 300), st.integers(1, 60), st.integers(0, 10_000))
+def test_features_that_differ_by_rounding_alone_are_equal(value, n, width, seed):
+    rng = np.random.default_rng(seed)
+    flat = np.tile(value * (1 + rng.random(width)), (n, 1))
+    rounded = np.where(rng.random(flat.shape) < 0.5, flat, np.nextafter(flat, np.inf))
+    for own in (flat, rounded) if abs(value) > 1e-100 else (flat,):
+        with pytest.raises(ValueError, match=r"all rows of xs\[0\] are equal"):
+            similarity.linear_cka(own, rng.normal(size=(n, 3)))
+
+
+def test_small_differences_far_from_0_are_differences():
+    y = RNG.normal(size=(12, 3))
+    found = similarity.linear_cka(X + 1e7, y)
+    assert found == pytest.approx(similarity.linear_cka(X, y), abs=1e-6)
+
+
+@pytest.mark.parametrize("points", [np.eye(6), np.eye(6) * 1e-9 + 3])
+def test_points_equally_far_apart_have_no_debiased_cka(points):
+    assert similarity.linear_cka(points, points) == pytest.approx(1)
+    with pytest.raises(ValueError, match=r"ys\[0\] are equally far apart"):
+        similarity.linear_cka(X[:6], points, debiased=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_tensors_are_arrays_too(dtype):
+    x = torch.nn.Parameter(torch.from_numpy(X).to(dtype))
+    y = torch.from_numpy(X**2).to(dtype)
+    a, b = x.detach().double().numpy(), y.double().numpy()
+    assert similarity.linear_cka(x, y) == similarity.linear_cka(a, b)
+    assert similarity.mutual_knn(x, y, 3) == similarity.mutual_knn(a, b, 3)
+    assert similarity.flat_cosine(x, y) == similarity.flat_cosine(a, b)
 
 
 @pytest.mark.parametrize(

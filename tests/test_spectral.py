@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import powerlaw
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize
@@ -99,13 +100,56 @@ def test_squares_within_float64_come_out_whole(scale):
     np.testing.assert_allclose(eigenvalues(scale * matrix), expected, rtol=1e-12)
 
 
-def test_squares_beyond_float64_are_refused_or_vanish():
-    with pytest.raises(ValueError, match="`matrices` holds entries too large"):
-        eigenvalues(1e200 * gaussian(6, 6))
-    tiny = eigenvalues(1e-200 * gaussian(6, 6))
-    assert (tiny == 0).all()
-    with pytest.raises(ValueError, match="`eigs`"):
-        fit_power_law(tiny)
+@pytest.mark.parametrize("scale", [1e200, 1e-200, 1e-155])
+def test_squares_beyond_float64_are_refused(scale):
+    with pytest.raises(ValueError, match="`matrices` holds entries too large or too small"):
+        eigenvalues(scale * gaussian(6, 6))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_tensors_are_matrices_too(dtype):
+    weight = torch.nn.Parameter(torch.from_numpy(gaussian(6, 9)).to(dtype))
+    plain = weight.detach().double().numpy()
+    np.testing.assert_array_equal(eigenvalues(weight), eigenvalues(plain))
+    grid = windows(weight, 4, ops=2)
+    np.testing.assert_array_equal(grid, windows(plain, 4, ops=2))
+    fit = fit_power_law(torch.from_numpy(eigenvalues(weight)).requires_grad_())
+    assert fit == fit_power_law(eigenvalues(plain))
+    assert spectral.mean_cosine(weight) == spectral.mean_cosine(plain)
+    assert spectral.participation_ratio(weight) == spectral.participation_ratio(plain)
+    with pytest.raises(ValueError, match="`matrices` must hold floating-point"):
+        eigenvalues((weight * 100).to(torch.int8))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@given(SEEDS, st.integers(4, 40), st.integers(0, 30), st.data())
+def test_a_lost_rank_gives_zeros(dtype, seed, r, more, data):
+    """Also of weights that were rounded when stored, as long as two ranks are lost."""
+    lost = data.draw(st.integers(1 if dtype == np.float64 else 2, r - 1))
+    rng = np.random.default_rng(seed)
+    matrix = rng.normal(size=(r, r - lost)) @ rng.normal(size=(r - lost, r + more))
+    found, exact = eigenvalues(matrix.astype(dtype)), by_svd(matrix)
+    assert (found[:lost] == 0).all()
+    np.testing.assert_allclose(found[lost:], exact[lost:], rtol=1e-4, atol=1e-6 * exact[-1])
+
+
+def test_a_lost_rank_gives_one_refusal_whatever_the_order():
+    for dtype in (np.float64, np.float32):
+        low = (gaussian(64, 8) @ gaussian(8, 64, seed=1)).astype(dtype)
+        for own in (*changes(low, 3).values(), low * dtype(1.1)):
+            eigs = eigenvalues(own.astype(dtype))
+            with pytest.raises(ValueError, match="no start with a positive eigenvalue"):
+                fit_power_law(eigs, median_starts(eigs))
+            assert fit_power_law(eigs).alpha == pytest.approx(fit_power_law(by_svd(low)[-8:]).alpha)
+
+
+def test_one_small_eigenvalue_of_a_full_matrix_is_kept():
+    values = np.array([1e-8, 0.5, 0.6, 0.8, 0.9, 1])  # 1e-16: half of what rounds in its square
+    for seed in range(20):
+        matrix = orthogonal(6, seed) * values @ orthogonal(6, seed + 50)
+        np.testing.assert_allclose(eigenvalues(matrix), values**2, rtol=1e-6)
+    square = np.stack([gaussian(24, 24, seed=seed) for seed in range(300)])
+    np.testing.assert_allclose(eigenvalues(square)[:, 0], [by_svd(x)[0] for x in square], rtol=1e-6)
 
 
 def test_zeros_have_zero_eigenvalues():
@@ -514,16 +558,19 @@ def test_eigenvalues_that_differ_by_rounding_alone_give_no_fit():
 
 
 def brute_distances(eigs):
-    """D of every start, from the paper's formulae; infinite where there is no exponent."""
+    """D of every start, from the paper's formulae; infinite where there is no exponent.
+
+    Of equal eigenvalues the first is a start, and the first has the height of the distribution.
+    """
     distances, alphas = np.full(len(eigs), np.inf), np.full(len(eigs), np.nan)
     for start in range(len(eigs) - 1):
         tail = eigs[start:]
-        if tail[0] == 0 or tail[0] == tail[-1]:
+        if tail[0] == 0 or tail[0] == tail[-1] or tail[0] in eigs[:start]:
             continue
         n = len(tail)
         alphas[start] = 1 + n / sum(np.log(x / tail[0]) for x in tail)
         fitted = 1 - (tail / tail[0]) ** (1 - alphas[start])
-        distances[start] = max(abs(fitted[j] - j / n) for j in range(n))
+        distances[start] = abs(fitted - (tail < tail[:, None]).sum(1) / n).max()
     return distances, alphas
 
 
@@ -571,12 +618,42 @@ def test_only_the_given_starts_are_searched(seed, n, data):
 
 
 def test_of_equal_distances_the_first_wins():
-    # both tails have their largest distance at the last twin of their start: 2 / 8 and 1 / 4
-    eigs = np.array([1, 1, 1, 2, 4, 4, 8, 16.0])
+    # both tails are furthest off where their eigenvalues double for the second time: e^(-4/3), 1/2
+    eigs = np.array([2, 2, 2, 4, 8, 8, 16, 32.0])
     distances, _ = brute_distances(eigs)
-    assert distances[0] == distances[4] == distances.min() == 0.25
+    assert distances[[0, 4]] == pytest.approx(0.5 - np.exp(-4 / 3), abs=1e-15)
+    assert distances.min() == pytest.approx(distances[0], abs=1e-15)
     assert fit_power_law(eigs).start == 0
-    assert fit_power_law(eigs, (1, 8)).start == 4
+    assert fit_power_law(eigs, (3, 8)).start == 4
+    assert fit_power_law(eigs, (1, 8)).start == 0  # a range that begins among equals
+
+
+def tied(seed):
+    rng = np.random.default_rng(seed)
+    return np.sort(np.round((1 - rng.random(80)) ** -0.7)), rng
+
+
+@given(SEEDS)
+def test_a_tail_holds_all_that_equals_its_start(seed):
+    eigs, rng = tied(seed)
+    lo = int(rng.integers(0, 60))
+    for starts in (None, median_starts(eigs), (lo, lo + 9)):
+        fit = fit_power_law(eigs, starts)
+        above = eigs[eigs >= fit.xmin]
+        assert fit.n_tail == len(above) and eigs[fit.start] == fit.xmin
+        assert fit.alpha == pytest.approx(1 + len(above) / np.log(above / fit.xmin).sum())
+        for at in np.flatnonzero(eigs == fit.xmin):
+            assert tail_alpha(eigs, int(at)) == fit.alpha
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ties_are_fitted_as_powerlaw_does():
+    for seed in range(20):
+        eigs, _ = tied(seed)
+        theirs = powerlaw.Fit(eigs, parameter_ranges={"alpha": [1, 100]}, verbose=0)
+        ours = fit_power_law(eigs)
+        assert (ours.xmin, ours.n_tail) == (theirs.xmin, theirs.n_tail)
+        assert (ours.alpha, ours.D) == pytest.approx((theirs.alpha, theirs.D), abs=1e-6)
 
 
 def test_whole_numbers_are_eigenvalues_too():
@@ -795,6 +872,22 @@ def test_participation_ratio_by_hand():
     values = np.linalg.eigvalsh(np.cov(wide.T))
     expected = values.sum() ** 2 / (values**2).sum()
     assert spectral.participation_ratio(wide) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("measure", [spectral.mean_cosine, spectral.participation_ratio])
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e160, 1e300])
+def test_geometry_does_not_feel_a_factor(measure, scale):
+    rows = gaussian(9, 5)
+    assert measure(rows * scale) == pytest.approx(measure(rows), rel=1e-12)
+    if measure is spectral.mean_cosine:
+        assert measure(rows * np.geomspace(1, scale, 9)[:, None]) == pytest.approx(measure(rows))
+
+
+@given(st.floats(-1e6, 1e6), st.integers(2, 300), st.integers(1, 300), SEEDS)
+def test_participation_ratio_of_equal_rows_is_refused(value, n, d, seed):
+    rows = np.tile(value * (1 + np.random.default_rng(seed).random(d)), (n, 1))
+    with pytest.raises(ValueError, match="equal rows only"):
+        spectral.participation_ratio(rows)
 
 
 @pytest.mark.parametrize("measure", [spectral.mean_cosine, spectral.participation_ratio])

@@ -820,7 +820,7 @@ BIG = distance_matrix(np.random.default_rng(0).normal(size=(20, 2)))
         (lambda: distance_matrix([1, 2]), r"`z` must be a matrix.*values\[:, None\]"),
         (lambda: distance_matrix([[1, 2]], "l1"), "`metric`"),
         (lambda: distance_matrix([[1, 2], [0, 0]], "cosine"), "`z` is 0 in row 1"),
-        (lambda: distance_matrix([[1e200], [-1e200]]), "`z` holds entries too large"),
+        (lambda: distance_matrix([[1e308], [-1e308]]), "`z` holds entries too large"),
         (lambda: distance_matrix([[0], [np.inf]]), "`z` holds NaN or infinite entries in 1 row"),
     ],
 )
@@ -838,6 +838,36 @@ def test_too_few_permutations_for_the_level():
 
 
 # Betting
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e200, 1e300])
+def test_a_common_factor_changes_no_test(scale):
+    z = np.random.default_rng(0).normal(size=(20, 4))
+    z[:10] += 0.7
+    d, far = distance_matrix(z), distance_matrix(z * scale)
+    np.testing.assert_allclose(far / scale, d, rtol=1e-12)
+    for test in (energy_test, mmd_test):
+        plain, scaled = test(d, 10), test(far, 10)
+        assert plain.pvalue == scaled.pvalue < 0.9
+        assert plain.z == pytest.approx(scaled.z) != 0
+    assert energy_coefficient(far, 10) == pytest.approx(energy_coefficient(d, 10))
+    row = np.geomspace(1, scale, 20)[:, None]
+    np.testing.assert_allclose(
+        distance_matrix(z * row, "cosine"), distance_matrix(z, "cosine"), rtol=1e-9, atol=1e-15
+    )
+    bets, far = betting_process(z[:10], z[10:]), betting_process(z[:10] * scale, z[10:] * scale)
+    np.testing.assert_allclose(far.wealth, bets.wealth)
+    assert bets.wealth[-1] != 1
+
+
+def test_strict_floating_point_changes_nothing():
+    x, y = np.random.default_rng(0).normal(size=(2, 3000, 3))
+    plain = betting_process(x, y + 3)
+    with np.errstate(all="raise"):
+        strict = betting_process(x, y + 3)
+        lost = betting_process(np.where(np.arange(3000)[:, None] % 2, x, y), x)
+    np.testing.assert_array_equal(strict.wealth, plain.wealth)
+    assert np.isfinite(lost.wealth).all()
 
 
 def test_swapping_a_pair_flips_its_payoff():

@@ -1,5 +1,6 @@
 """Tokenizers of pictures: the small one, and adapters to models of transformers."""
 
+import numpy as np
 import pytest
 import torch
 from families import one_thread  # noqa: F401
@@ -14,7 +15,7 @@ from transformers import (
 from transformers.models.emu3.configuration_emu3 import Emu3VQVAEConfig
 from transformers.models.emu3.modeling_emu3 import Emu3VQVAE
 
-from helpers import iem, vq
+from helpers import data, iem, scenes, vq
 
 BOOK = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
 
@@ -24,6 +25,58 @@ def test_the_nearest_code_by_hand():
     assert vq.nearest(vectors, BOOK).tolist() == [0, 1, 2]
     tokens = torch.tensor([[[0, 2], [1, 1]]])
     assert torch.equal(vq.nearest(vq.looked_up(BOOK, tokens).movedim(1, -1), BOOK), tokens)
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-2, 1e-4])
+@pytest.mark.parametrize("place", [0.0, 1.0, 100.0, -3000.0])
+@pytest.mark.parametrize("codes", [5, 128])
+def test_the_nearest_code_is_nearest_wherever_the_codebook_lies(place, spread, codes):
+    book = place + spread * torch.randn(codes, 8)
+    assert torch.equal(vq.nearest(book, book), nearest_by_differences(book, book))
+    vectors = place + spread * torch.randn(3, 40, 8)
+    found = vq.nearest(vectors, book)
+    assert torch.equal(found, nearest_by_differences(vectors, book))
+    alone = [vq.nearest(vector, book) for vector in vectors.flatten(0, 1)]
+    assert torch.equal(torch.stack(alone).view(3, 40), found)
+
+
+def nearest_by_differences(vectors, book):
+    return (vectors.double()[..., None, :] - book.double()).square().sum(-1).argmin(-1)
+
+
+def test_near_codes_are_told_apart_beside_far_ones():
+    book = torch.cat([torch.randn(40, 4), 500 + 1e-3 * torch.randn(40, 4)])
+    assert torch.equal(vq.nearest(book, book), torch.arange(80))
+    tiny = 1e-30 * torch.randn(40, 4)  # squares vanish in 32 bits
+    assert torch.equal(vq.nearest(tiny, tiny), torch.arange(40))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("codes", [5, 60])
+def test_every_precision_has_its_nearest_codes(dtype, codes):
+    vectors, book = torch.randn(7, 8).to(dtype), torch.randn(codes, 8).to(dtype)
+    assert torch.equal(vq.nearest(vectors, book), nearest_by_differences(vectors, book))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_vectors_that_are_no_numbers_have_no_code(value):
+    for vectors, book in ((BOOK + value, BOOK), (BOOK, BOOK + value)):
+        with pytest.raises(ValueError, match=r"`vectors` or `codebook` holds NaN"):
+            vq.nearest(vectors, book)
+    model = small()
+    with pytest.raises(ValueError, match="NaN"):
+        model.encode(pictures(48) * torch.nan)
+
+
+def test_the_tokens_of_the_lesson_stay_as_they_are():
+    """Products of 32 bits told them, and a token in a million ties to their rounding."""
+    file = data.DATA / "cortex_tokenizer.safetensors"
+    tokenizer = vq.load(file, vq.SmallVQ(), "tokenizer")
+    images = scenes.render(np.arange(40) % 8, np.random.default_rng([6, 3])).images
+    with torch.no_grad():
+        vectors = tokenizer.encoder(torch.as_tensor(images)).movedim(1, -1)
+    as_ever = torch.cdist(vectors.flatten(0, -2), tokenizer.codebook).argmin(-1)
+    assert torch.equal(tokenizer.encode(torch.as_tensor(images)).flatten(), as_ever)
 
 
 def test_usage_by_hand():

@@ -47,6 +47,18 @@ def test_published_words_are_read_with_their_places(probing_data):
     assert (a.words[a.place], b.words[b.place], same) == ("bank", "Bank", False)
 
 
+def test_byte_order_marks_change_nothing(probing_data):
+    def everything():
+        found = [wordsets.context_probes, wordsets.lexical_aspect, wordsets.concreteness]
+        found += [wordsets.sensorimotor_norms, wordsets.word_in_context]
+        return [read(probing_data) for read in found]
+
+    before = everything()
+    for path in probing_data.rglob("*.txt"):
+        path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert everything() == before
+
+
 @pytest.mark.parametrize(
     ("read", "name", "text", "message"),
     [
