@@ -222,31 +222,6 @@ def mean_ci(values: ArrayLike, level: float = 0.95) -> Estimate:
     return Estimate(mean, mean - half, mean + half)
 
 
-def slope_ci(x: ArrayLike, y: ArrayLike, level: float = 0.95) -> Estimate:
-    """Mean least-squares slope over independent rows, with a Student-t interval over the rows.
-
-    Args:
-        x: (K,) common abscissae, not all equal.
-        y: (N, K) a row for each item, N >= 2.
-        level: confidence level.
-
-    Returns:
-        Estimate of the mean slope of a row on `x`.
-
-    Raises:
-        ValueError: shapes that do not fit, non-finite values, or `x` all equal.
-    """
-    x, y = _finite("x", x), _finite("y", y)
-    if x.ndim != 1 or y.ndim != 2 or y.shape[1] != len(x) or len(y) < 2:
-        raise ValueError(
-            f"`x` and `y` must have shapes (K,) and (N, K) with N >= 2; got {x.shape}, {y.shape}."
-        )
-    if np.ptp(x) == 0:
-        raise ValueError("`x` holds a single value; a slope needs at least two.")
-    centred = x - x.mean()
-    return mean_ci(y @ centred / (centred @ centred), level)
-
-
 def jackknife_ci(
     statistic: Callable[[np.ndarray], float], arms: ArrayLike, level: float = 0.95
 ) -> Estimate:

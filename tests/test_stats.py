@@ -27,7 +27,6 @@ from helpers.stats import (
     max_over_median,
     mean_ci,
     paired_bootstrap,
-    slope_ci,
     two_proportion_test,
 )
 from helpers.twosample import (
@@ -329,15 +328,6 @@ def test_two_proportions_of_the_brief():
     assert two_proportion_test(0, 30, 30, 30, pooled=True).pvalue < 1e-10
 
 
-def test_slopes_have_the_interval_of_their_mean():
-    x, generator = np.array([0.0, 1, 2, 5]), np.random.default_rng(0)
-    lines = generator.normal(3, 1, (6, 1)) * x + generator.normal(0, 10, (6, 1))
-    lines += generator.normal(0, 0.5, lines.shape)
-    by_hand = mean_ci([scipy_stats.linregress(x, line).slope for line in lines])
-    np.testing.assert_allclose(slope_ci(x, lines), by_hand, rtol=1e-10)
-    np.testing.assert_allclose(slope_ci([1, 2], [[0, 2], [5, 7]]), [2, 2, 2])
-
-
 def test_mean_ci_of_the_brief():
     estimate = mean_ci([1, 2, 3, 4, 5])
     np.testing.assert_allclose(estimate, [3, 3 - 1.963243, 3 + 1.963243], atol=5e-7)
@@ -392,9 +382,6 @@ def test_coverage_of_the_energy_coefficient():
         (lambda: two_proportion_test(3, 2, 1, 2), "`k1`, `n1`"),
         (lambda: two_proportion_test(1, 2, 0, 0), "`k2`, `n2`"),
         (lambda: two_proportion_test(0, 3, 3, 3), "pooled=True"),
-        (lambda: slope_ci([1, 1], [[1, 2], [3, 4]]), "`x` holds a single value"),
-        (lambda: slope_ci([1, 2], [[1, 2]]), "N >= 2"),
-        (lambda: slope_ci([1, 2, 3], [[1, 2], [3, 4]]), "shapes"),
         (lambda: jackknife_ci(np.mean, [0, 0, 1]), "`arms`"),
         (lambda: jackknife_ci(np.mean, []), "`arms`"),
         (lambda: jackknife_ci(lambda keep: np.nan, [0, 0]), "`statistic`"),
