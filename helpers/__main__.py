@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import base64
 import html
 import json
-import logging
-import mimetypes
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -18,99 +14,25 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import distribution
 from pathlib import Path
 from typing import NamedTuple
 
 import nbformat
 import psutil
-from bs4 import BeautifulSoup, CData, Comment, Declaration, ProcessingInstruction
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
-from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from nbformat.v4 import new_notebook
-from traitlets.config import Config
 
-from helpers.plots import in_few_colours
+from helpers import pages
+from helpers.pages import INDEX, INDEX_ROW, tidy, title, write
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 BUILD = ROOT / "build"
 CELL_TIMEOUT = 1800  # seconds; a cell that hangs must not hang the class
-WIDGET_STATE_LIMIT = 200_000  # characters of JSON that a committed notebook may spend on widgets
-
-# A page is static: where an output holds both a widget and its picture, the picture is shown.
-STATIC_FIRST = [
-    "text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex",
-    "text/plain",
-]  # fmt: skip
-# What a browser would run or load: outputs may hold what a model wrote.
-ACTIVE = (
-    "script, link, meta[http-equiv], base, iframe, frame, object, embed, applet, audio, "
-    "video, source, track, form, input, button, template, noscript, noembed, noframes, xmp, "
-    "plaintext, foreignobject, animate, set"
-)
-ASIDES = (CData, Comment, Declaration, ProcessingInstruction)
-LOADING = ("srcset", "background", "ping", "attributionsrc")
-LOADING_STYLE = re.compile(r"url\((?![\"']?(data:|#))|@import|image-set|\\|<", re.I)
-LINKS = re.compile(r"https?:|mailto:|[^:]*([/?#]|$)", re.I)
-INSIDE = re.compile("#|data:image/", re.I)
-POLICY = "default-src data: 'unsafe-inline'; script-src 'nonce-own'"  # binds formulas as well
-
-# MathJax goes into the page itself: no network, and a single page can be mailed around.
-MATHJAX_SETTINGS = r"""
-window.MathJax = {
-  tex: {inlineMath: [["$", "$"], ["\\(", "\\)"]], processEscapes: true, tags: "ams"},
-  options: {enableMenu: false, ignoreHtmlClass: "mathjax_ignore"},
-  svg: {mtextInheritFont: true}
-};
-"""
-
-PAGE_STYLE = """
-body.jp-Notebook { max-width: 62rem; margin: 0 auto; padding: 0 1rem 4rem; }
-.way-back { font: 15px/2.5 system-ui, sans-serif; }
-.way-back a { color: #0b57a4; text-decoration: underline; }
-.failure { font: 15px/1.5 system-ui, sans-serif; border-left: 4px solid #b3261e; padding: 0 1em; }
-.jp-RenderedHTMLCommon, .jp-InputArea .jp-InputArea-editor { overflow-x: auto; }
-.jp-RenderedHTMLCommon table { margin-left: 0; }
-.jp-OutputArea-output img { max-width: 100%; height: auto; }
-mjx-container[display="true"] { overflow-x: auto; overflow-y: hidden; max-width: 100%; }
-@media (max-width: 48rem) {
-  .jp-InputPrompt, .jp-OutputPrompt { display: none; } body.jp-Notebook { padding: 0 .25rem 3rem; }
-}
-"""
-
-INDEX = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>Interpretability tutorials</title>
-<meta name="viewport" content="width=device-width, initial-scale=1"><style>
-body {{ font: 17px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff;
-       max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }}
-a {{ color: #0b57a4; }} .failure {{ color: #b3261e; }}
-table {{ border-collapse: collapse; width: 100%; }}
-th, td {{ text-align: left; vertical-align: top; padding: .5rem .75rem .5rem 0;
-         border-bottom: 1px solid #d0d0d0; }}
-td.number {{ white-space: nowrap; font-variant-numeric: tabular-nums; }}
-@media (max-width: 40rem) {{
-  thead {{ display: none; }} td {{ display: block; border: 0; padding: .1rem 0; }}
-  tr {{ display: block; border-bottom: 1px solid #d0d0d0; padding: .5rem 0; }}
-  td[data-label]::before {{ content: attr(data-label) ": "; color: #5a5a5a; }}
-}}
-</style></head><body><h1>Interpretability tutorials</h1>
-<p>These pages were written by the last run on this computer and need no network.</p>
-<table><thead>
-<tr><th>Notebook</th><th>Minutes</th><th>Peak memory</th><th>Claims of the paper</th></tr>
-</thead><tbody>
-{rows}
-</tbody></table></body></html>
-"""
-
-INDEX_ROW = """<tr><td><a href="{page}">{number} · {title}</a></td>
-<td class="number" data-label="Minutes">{minutes:.1f}</td>
-<td class="number" data-label="Peak memory">{peak_gib:.1f} GiB</td>
-<td{failure}>{claims}</td></tr>"""
 
 NOT_RUN = {"minutes": 0.0, "peak_gib": 0.0, "error": "no record of a run; run it again"}
 
@@ -258,88 +180,6 @@ def explain(fault: Exception, path: Path, notebook: NotebookNode, index: int) ->
     return f"{path.name} {where}: {what}"
 
 
-def tidy(notebook: NotebookNode) -> NotebookNode:
-    """Drop what would change from run to run or bloat the file; in place."""
-    for cell in notebook.cells:
-        cell.metadata.pop("execution", None)
-        for output in cell.get("outputs", []):
-            if png := output.get("data", {}).get("image/png"):
-                output.data["image/png"] = in_few_colours(png)
-    if len(json.dumps(notebook.metadata.get("widgets", {}))) > WIDGET_STATE_LIMIT:
-        del notebook.metadata["widgets"]
-    notebook.metadata.get("language_info", {}).pop("version", None)
-    return notebook
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # half an emoji
-    temporary.replace(path)
-
-
-def make_inert(soup: BeautifulSoup) -> None:
-    """Take out what a browser would run or load; in place."""
-    for element in soup.select(ACTIVE):  # the text in them stays
-        (element.decompose if element.name == "script" else element.unwrap)()
-    for aside in soup.find_all(string=lambda text: type(text) in ASIDES):
-        aside.extract()  # browsers see other ends of it
-    for element in soup.find_all(True):
-        links = LINKS if element.name == "a" else INSIDE
-        for name, value in [*element.attrs.items()]:
-            bare = re.sub(r"[\x00-\x20]", "", str(value))  # as browsers read addresses
-            address = name in ("href", "src", "xlink:href") and not links.match(bare)
-            loads = name not in ("alt", "title") and LOADING_STYLE.search(bare)
-            if name.startswith("on") or name in LOADING or address or loads:
-                del element[name]
-        style = element.name == "style" and element.parent is not soup.head
-        if style and LOADING_STYLE.search(element.text):
-            element.decompose()
-
-
-def page(notebook: NotebookNode, name: str, failure: str = "") -> str:
-    """An executed notebook as one HTML page, with a title and perhaps a sentence at its top.
-
-    Pictures and the formula renderer are inside, and there is no address that a browser loads.
-    """
-    exporter = HTMLExporter(
-        config=Config({"NbConvertBase": {"display_data_priority": STATIC_FIRST}}),
-        exclude_anchor_links=True,
-        log=logging.Logger("page", level=logging.ERROR),  # figures have no alternative text
-    )
-    resources = {"metadata": {"name": name, "path": str(NOTEBOOKS)}}
-    soup = BeautifulSoup(
-        exporter.from_notebook_node(notebook, resources=resources)[0], "html.parser"
-    )
-    for image in soup.select("img:not([src^='data:'])"):
-        file = NOTEBOOKS / image.get("src", "")
-        if os.path.isfile(file):  # which knows addresses that are no path
-            content = base64.b64encode(file.read_bytes()).decode()
-            image["src"] = f"data:{mimetypes.guess_type(file.name)[0]};base64,{content}"
-        else:  # on the network
-            image.replace_with(image.get("alt", ""))
-    make_inert(soup)
-    # Dollars of tables and texts are money, not formulas.
-    for output in soup.select(".jp-OutputArea-output:not(.jp-RenderedMarkdown, .jp-RenderedLatex)"):
-        output["class"].append("mathjax_ignore")
-    head = soup.new_tag("style")
-    head.string = PAGE_STYLE
-    soup.head.append(head)
-    policy = {"http-equiv": "Content-Security-Policy", "content": POLICY}
-    soup.head.insert(0, soup.new_tag("meta", attrs=policy))
-    banner = f'<p class="failure mathjax_ignore">{html.escape(failure)}</p>' if failure else ""
-    way_back = '<nav class="way-back"><a href="index.html">All tutorials</a></nav>'
-    soup.body.insert(0, BeautifulSoup(way_back + banner, "html.parser"))
-    mathjax = distribution("django-static-mathjax").locate_file(
-        "mathjax/static/mathjax/es5/tex-svg-full.js"
-    )
-    script = Path(str(mathjax)).read_text(encoding="utf-8")
-    formulas = f'<script nonce="own">{MATHJAX_SETTINGS}\n{script}</script>\n</head>'
-    before, after = str(soup).split("</head>", 1)
-    return before + formulas + after
-
-
 def claims(number: str) -> str:
     """Verdicts of a notebook's scorecard with their counts, the most frequent first."""
     path = BUILD / "scorecards" / f"{number}.json"
@@ -351,15 +191,6 @@ def claims(number: str) -> str:
     except (ValueError, KeyError, TypeError):
         return "a scorecard that cannot be read; run it again"
     return ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
-
-
-def title(notebook: NotebookNode, default: str) -> str:
-    """The first heading of a notebook, without Markdown's marks."""
-    for cell in notebook.cells:
-        for line in cell.source.splitlines() if cell.cell_type == "markdown" else []:
-            if line.startswith("# "):
-                return line[2:].replace("*", "").replace("`", "").strip()
-    return default
 
 
 def write_index() -> list[tuple[str, float, float, str]]:
@@ -426,7 +257,7 @@ def run(selection: str | None) -> int:
         notebook, seconds, peak, error = attempt(path)
         failed += bool(error)
         notebook.metadata["run"] = {"minutes": seconds / 60, "peak_gib": peak, "error": error}
-        write(BUILD / f"{path.stem}.html", page(notebook, path.stem, error))
+        write(BUILD / f"{path.stem}.html", pages.page(notebook, path, error))
         write(BUILD / path.name, nbformat.writes(notebook))
         ran.append(path.stem)
     rows = [row for row in write_index() if row[0] in ran]

@@ -272,7 +272,7 @@ def capture_qkv(
         return states
 
     if "position_ids" in inspect.signature(model.forward).parameters:
-        positions = left_padded_positions(inputs.get("attention_mask"), input_ids.shape[1])
+        positions = hooks.left_padded_positions(inputs.get("attention_mask"), input_ids.shape[1])
         inputs = {"position_ids": positions} | inputs
     with ExitStack() as stack:
         stack.enter_context(hooks.stopping(kept))
@@ -283,18 +283,6 @@ def capture_qkv(
         # without a cache, which would hold every layer's k and v until the pass ends
         model(input_ids, **({} if "past_key_values" in inputs else {"use_cache": False}) | inputs)
     return {name: [kept[layer][name] for layer in chosen] for name in "qkv"}
-
-
-def left_padded_positions(mask: Tensor | None, n_tokens: int = 0) -> Tensor | None:
-    """Positions (B, T) that do not count padding on the left, as in `generate`; None without any.
-
-    Args:
-        mask: attention mask (B, S), of cached tokens, too.
-        n_tokens: T, the last of S; all if 0.
-    """
-    if getattr(mask, "ndim", 0) != 2 or mask[:, 0].all():
-        return None
-    return (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -n_tokens:]
 
 
 class RopeTable(NamedTuple):

@@ -227,38 +227,6 @@ def edit(
     refuse_skipped(ran, f"the edit of {matched[:3]}")
 
 
-@contextmanager
-def replaced_forward(module: nn.Module, forward: Callable) -> Iterator[None]:
-    """Within the context the module computes `forward`; somebody else's replacement comes back."""
-    outer = vars(module).get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        del module.forward
-        if outer is not None:
-            module.forward = outer
-
-
-@contextmanager
-def computing_once(module: nn.Module) -> Iterator[None]:
-    """Within the context the module computes in its first call and replays that output later.
-
-    So a language model's own forward can be asked for one slice of logits after another, with
-    whatever its family does behind the head (soft-capping, scaling), at the price of the head.
-    """
-    compute, kept = module.forward, []
-
-    def forward(*args, **kwargs):
-        if not kept:
-            kept.append(compute(*args, **kwargs))
-        # a copy, for a hook may write into it
-        return _with_first_tensor(kept[0], _first_tensor(kept[0], "computed once").clone())
-
-    with replaced_forward(module, forward):
-        yield
-
-
 @torch.no_grad()
 def input_norms(
     model: nn.Module, patterns: str | Iterable[str], batches: Iterable[Tensor]
@@ -444,3 +412,18 @@ def down_projections(model: nn.Module) -> dict[str, nn.Module]:
 def out_features(module: nn.Module) -> int:
     """Output width of a linear layer (`Conv1D` calls it `nf`)."""
     return module.nf if isinstance(module, Conv1D) else module.out_features
+
+
+opened: list[nn.Module] = []  # decoders whose attention `bidirectional` has opened at the moment
+
+
+def left_padded_positions(mask: Tensor | None, n_tokens: int = 0) -> Tensor | None:
+    """Positions (B, T) that do not count padding on the left, as in `generate`; None without any.
+
+    Args:
+        mask: attention mask (B, S), of cached tokens, too.
+        n_tokens: T, the last of S; all if 0.
+    """
+    if getattr(mask, "ndim", 0) != 2 or mask[:, 0].all():
+        return None
+    return (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -n_tokens:]

@@ -1,7 +1,5 @@
 """One look for all figures; each function takes `ax=None` and returns the Axes."""
 
-import base64
-import io
 import logging
 import math
 import warnings
@@ -16,7 +14,6 @@ import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
-from PIL import Image
 
 # Okabe and Ito's colours, which stay apart under the common forms of colour blindness.
 PALETTE = {
@@ -258,14 +255,3 @@ def grouped_bars(
     if len(series) > 1:
         ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return ax
-
-
-def in_few_colours(png: str) -> str:
-    """A PNG (base64) in 256 colours, which is smaller, unless one would see the difference."""
-    image, small = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"), io.BytesIO()
-    fewer = image.quantize(dither=Image.Dither.NONE)
-    apart = np.abs(np.asarray(image, int) - np.asarray(fewer.convert("RGB"), int)).max(-1)
-    if (apart > 32).mean() > 5e-4:  # pictures and heat maps: whole patches would change colour
-        return png
-    fewer.save(small, "PNG", optimize=True)
-    return min(base64.b64encode(small.getvalue()).decode(), png, key=len)

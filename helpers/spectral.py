@@ -13,29 +13,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import integrate, optimize
 
+from helpers import checks
+from helpers.checks import EPS, as_array
+
 _BYTES_AT_ONCE = 64_000_000  # Gram matrices held in memory at once
 _GRID = 48  # places per start where the distance is looked at before it is computed in full
 _MIN_EIGENVALUES = 5
-_EPS, _TINY = np.finfo(float).eps, np.finfo(float).tiny
-
-
-def _array(values: ArrayLike) -> np.ndarray:
-    """`values` in NumPy, tensors too: without their gradient, in the precisions that it knows."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        narrow = values.is_floating_point() and values.itemsize < 4  # NumPy has no bfloat16
-        values = values.float() if narrow else values
-    return np.asarray(values)
-
-
-def _matrices(name: str, values: ArrayLike) -> np.ndarray:
-    """Real, finite, floating-point matrices (..., r, c), or a ValueError that names them."""
-    array = _array(values)
-    if array.ndim < 2 or 0 in array.shape:
-        raise ValueError(f"`{name}` must have shape (..., r, c) with entries; got {array.shape}.")
-    if array.dtype.kind != "f":
-        raise ValueError(f"`{name}` must hold floating-point numbers; got {array.dtype}.")
-    return array
+_TINY = np.finfo(float).tiny
 
 
 def eigenvalues(matrices: ArrayLike) -> np.ndarray:
@@ -52,7 +36,7 @@ def eigenvalues(matrices: ArrayLike) -> np.ndarray:
         ValueError: fewer than two dimensions, no entries, integers or complex numbers, NaN or
             infinite entries, or entries whose squares overflow or vanish.
     """
-    matrices = _matrices("matrices", matrices)
+    matrices = checks.matrices("matrices", matrices)
     *stack, r, c = matrices.shape
     m = min(r, c)
     found = np.empty((int(np.prod(stack)), m))
@@ -84,7 +68,7 @@ def _without_noise(own: np.ndarray, block: np.ndarray) -> np.ndarray:
     Several below the rounding of products mean a lost rank, be it of weights that were rounded
     when stored: those of full matrices keep apart. One may be real: its singular value tells.
     """
-    share = _EPS * max(block.shape[1:])
+    share = EPS * max(block.shape[1:])
     small = own < share * own[:, -1:]
     own = np.where(small, 0, own)
     for at in np.flatnonzero(small.sum(-1) == 1):
@@ -119,7 +103,7 @@ def windows(matrix: ArrayLike, height: int, *, ops: int, ratio: float = 1.0) -> 
 
     Source: Hu et al. 2025; the grid is that of their repository, commit 834612b.
     """
-    matrix = _array(matrix)
+    matrix = as_array(matrix)
     if matrix.ndim != 2:
         raise ValueError(f"`matrix` must have shape (r, c); got {matrix.shape}.")
     if not (np.isfinite(ratio) and ratio > 0):
@@ -280,7 +264,7 @@ class PowerLawFit(NamedTuple):
 
 def _spectrum(eigs: ArrayLike) -> np.ndarray:
     """Ascending, non-negative, finite eigenvalues, five at least and not all equal."""
-    eigs = _array(eigs)
+    eigs = as_array(eigs)
     if eigs.ndim != 1 or eigs.dtype.kind not in "fiu":
         raise ValueError(
             f"`eigs` must be real numbers of shape (N,); got {eigs.dtype} of {eigs.shape}."
@@ -439,45 +423,3 @@ def fit_power_law(eigs: ArrayLike, starts: tuple[int, int] | None = None) -> Pow
         start=lo + at,
         n_tail=len(logs) - at,
     )
-
-
-def _vectors(vectors: ArrayLike, axis: int | None) -> np.ndarray:
-    """(N, d) finite numbers, N >= 2, scaled by powers of two along `axis`; or a ValueError."""
-    rows = _matrices("vectors", np.asarray(_array(vectors), dtype=float))
-    if rows.ndim != 2 or len(rows) < 2 or not np.isfinite(rows).all():
-        raise ValueError(f"`vectors` must be two or more finite rows; got shape {rows.shape}.")
-    return np.ldexp(rows, -np.frexp(np.abs(rows).max(axis, keepdims=True))[1])
-
-
-def mean_cosine(vectors: ArrayLike) -> float:
-    """Mean cosine over all pairs of different rows: how narrow a cone the vectors fill.
-
-    Args:
-        vectors: (N, d), N >= 2, no row of zeros.
-
-    Raises:
-        ValueError: fewer than two rows, NaN, or a row of zeros.
-    """
-    rows = _vectors(vectors, 1)
-    lengths = np.linalg.norm(rows, axis=1)
-    if not (lengths > 0).all():
-        raise ValueError(f"`vectors` holds {np.sum(lengths == 0)} row(s) of zeros.")
-    n, total = len(rows), (rows / lengths[:, None]).sum(0)
-    return float((total @ total - n) / (n * (n - 1)))
-
-
-def participation_ratio(vectors: ArrayLike) -> float:
-    """Effective number of dimensions: squared sum over sum of squares of the variances.
-
-    Args:
-        vectors: (N, d), N >= 2, not all equal; centred first.
-
-    Raises:
-        ValueError: fewer than two rows, NaN, or rows that are all equal (but for rounding).
-    """
-    rows = _vectors(vectors, None)
-    centred = rows - rows.mean(0)
-    if np.linalg.norm(centred) <= _EPS * len(rows) * np.linalg.norm(rows):  # the mean is rounded
-        raise ValueError("`vectors` holds equal rows only.")
-    gram = centred @ centred.T if len(rows) <= rows.shape[1] else centred.T @ centred
-    return float(np.trace(gram) ** 2 / (gram**2).sum())

@@ -53,7 +53,7 @@ def tutorials_data() -> Path:
 
 
 def _load(name: str):
-    from helpers import models
+    from helpers import models  # only where weights are asked for
 
     return models.load(name)
 

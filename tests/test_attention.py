@@ -190,7 +190,7 @@ def test_zero_queries_give_uniform_attention(family, kind, padding):
     model, ids = build(family, attention=kind), token_ids()
     given = PADDING[padding]
     mask = torch.ones_like(ids) if given is None else given
-    inputs = {"attention_mask": given, "position_ids": attention.left_padded_positions(given)}
+    inputs = {"attention_mask": given, "position_ids": hooks.left_padded_positions(given)}
     for stage in STAGES:
         # BERT, GPT-2 and OPT have no rotation, and the rest turns zero into zero
         with edit_qkv(model, lambda _layer, q, k, v: (torch.zeros_like(q), k, v), stage=stage):
@@ -367,10 +367,10 @@ def test_padding_on_the_left_is_not_counted(family):
 @pytest.mark.parametrize("family", ["gpt2", "opt", "llama"])
 def test_positions_of_a_left_padded_step_with_a_cache(family):
     model, ids, mask = build(family), token_ids(), PADDING["left"]
-    places = attention.left_padded_positions(mask)
+    places = hooks.left_padded_positions(mask)
     assert places[0].tolist() == [0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6]
     assert places[1].tolist() == list(range(12))
-    assert attention.left_padded_positions(PADDING["right"]) is None  # nothing is changed there
+    assert hooks.left_padded_positions(PADDING["right"]) is None  # nothing is changed there
     cache = tf.DynamicCache(config=model.config)
     start = {"attention_mask": mask[:, :9], "position_ids": places[:, :9]}
     forward(model, ids[:, :9], past_key_values=cache, **start)

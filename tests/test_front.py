@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import nbformat
@@ -23,6 +24,7 @@ from nbformat.v4 import (
 from PIL import Image
 
 from helpers import __main__ as front
+from helpers import pages
 
 PIXEL = "R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
 
@@ -75,7 +77,7 @@ def test_a_page_loads_nothing_and_shows_pictures_instead_of_widgets(house):
         ],
         metadata={"widgets": {"application/vnd.jupyter.widget-state+json": {"state": {"0": {}}}}},
     )
-    page = front.page(notebook, "name", "what & why")
+    page = pages.page(notebook, house / "notebooks" / "name.ipynb", "what & why")
     soup = BeautifulSoup(page, "html.parser")
     assert addresses(page) == []
     near, picture = soup("img")
@@ -120,7 +122,7 @@ def test_nothing_in_a_page_runs_or_loads(house, inside, kind):
     data = {"text/html": "<i></i>"} if kind == "cell" else {kind: text}
     output = new_output("display_data", {**data, "text/plain": "x"})
     cells = [new_markdown_cell(text if kind == "cell" else ""), new_code_cell("", outputs=[output])]
-    body = front.page(new_notebook(cells=cells), "name").split("<body", 1)[1]
+    body = pages.page(new_notebook(cells=cells), Path("name.ipynb")).split("<body", 1)[1]
     soup = BeautifulSoup(body, "html.parser")
     attributes = str([own.attrs | {"title": ""} for own in soup.find_all(True)])
     styles = " ".join(style.text for style in soup("style"))
@@ -143,7 +145,7 @@ def test_what_readers_need_stays_in_a_page(house):
     )
     output = new_output("display_data", {"text/html": inside, "text/plain": "x"})
     cell = new_code_cell("", outputs=[output])
-    page = BeautifulSoup(front.page(new_notebook(cells=[cell]), "name"), "html.parser")
+    page = BeautifulSoup(pages.page(new_notebook(cells=[cell]), Path("name.ipynb")), "html.parser")
     policy, *rest = page.head("meta")
     assert policy["content"] == "default-src data: 'unsafe-inline'; script-src 'nonce-own'"
     assert [own["charset"] for own in rest if "charset" in own.attrs] == ["utf-8"]
@@ -158,7 +160,7 @@ def test_dollars_are_money_but_in_markdown_and_latex(house):
     outputs = [new_output("display_data", {kind: "$5 or $10"}) for kind in kinds]
     outputs += [new_output("stream", text="$5 or $10")]
     notebook = new_notebook(cells=[new_markdown_cell("$x$"), new_code_cell("", outputs=outputs)])
-    page = front.page(notebook, "name", "stopped: $5 or $10")
+    page = pages.page(notebook, Path("name.ipynb"), "stopped: $5 or $10")
     soup = BeautifulSoup(page, "html.parser")
     ignored = ["mathjax_ignore" in own["class"] for own in soup.select(".jp-OutputArea-output")]
     assert ignored == [True, True, False, False, True]
@@ -173,7 +175,7 @@ def test_dollars_are_money_but_in_markdown_and_latex(house):
 def test_odd_addresses_of_pictures_give_their_text(house, address):
     html = f"<img src='{address}' alt='a picture'>"
     output = new_output("display_data", {"text/html": html, "text/plain": "x"})
-    page = front.page(new_notebook(cells=[new_code_cell("", outputs=[output])]), "name")
+    page = pages.page(new_notebook(cells=[new_code_cell("", outputs=[output])]), Path("name.ipynb"))
     soup = BeautifulSoup(page, "html.parser")
     assert not soup.main("img") and "a picture" in soup.main.text
 
@@ -271,7 +273,7 @@ def test_kernels_that_do_not_start_are_reported(house, capfd, monkeypatch):
 def test_any_error_can_be_printed_anywhere(house, encoding):
     save(house / "notebooks", "01_a.ipynb", new_code_cell("raise ValueError('中文 é')"))
     half = new_notebook(cells=[new_markdown_cell("half an emoji: \ud83d")])
-    front.write(house / "notebooks" / "02_b.ipynb", nbformat.writes(half))
+    pages.write(house / "notebooks" / "02_b.ipynb", nbformat.writes(half))
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding) for _ in range(2))
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         assert front.run(None) == 1
@@ -353,7 +355,7 @@ def test_figures_are_kept_small_and_look_the_same():
     plt.savefig(buffer, dpi=150)
     plt.close()
     png = base64.b64encode(buffer.getvalue()).decode()
-    small = front.in_few_colours(png)
+    small = pages.in_few_colours(png)
     old, new = (
         np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"), dtype=int)
         for data in (png, small)
@@ -370,4 +372,4 @@ def test_pictures_keep_their_colours():
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     png = base64.b64encode(buffer.getvalue()).decode()
-    assert front.in_few_colours(png) == png
+    assert pages.in_few_colours(png) == png

@@ -1,39 +1,24 @@
 """The rules of the house that a machine can check."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
 import tokenize
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-ROOMS = sorted((ROOT / "helpers").glob("*.py"))
-EACH_ROOM = pytest.mark.parametrize("path", ROOMS, ids=lambda path: path.stem)
+import helpers
 
-GROUND_FLOOR = ["stats", "twosample", "spectral", "similarity", "models", "data", "plots", "scenes"]
-# In the order of the design: a room of an upper floor imports only rooms before it.
-UPPER_FLOORS = [
-    "wordsets",
-    "hooks",
-    "attention",
-    "masks",
-    "logits",
-    "lm",
-    "answers",
-    "toy",
-    "coordinates",
-    "transfer",
-    "vq",
-    "iem",
-    "probing",
-    "bundles",
-    "rank_one",
-    "editing",
-    "lesson",
-]
+ROOT = Path(__file__).resolve().parents[1]
+HELPERS = ROOT / "helpers"
+FILES = sorted(HELPERS.rglob("*.py"))
+EACH_FILE = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(HELPERS)))
+COLUMNS = dict(re.findall(r"^    (\w+) \((\d\d)\)", helpers.__doc__, re.M))
+FRONT = ("__init__", "__main__")
 LIMIT_LINES = 400
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|work|Users)/\w")
 
@@ -50,12 +35,16 @@ def imports(path):
     return found
 
 
+def room(path):
+    """The room of a file: its folder in `helpers/`, or its own name there."""
+    return path.relative_to(HELPERS).parts[0].removesuffix(".py")
+
+
 def our_rooms(path):
-    rooms = {room.stem for room in ROOMS}
-    named = (name.split(".") for name in imports(path))
-    return {
-        parts[1] for parts in named if parts[0] == "helpers" and parts[1:2] and parts[1] in rooms
-    }
+    """Rooms that a file imports."""
+    named = [name.split(".") for name in imports(path)]
+    rooms = {room(own) for own in FILES}
+    return {parts[1] for parts in named if parts[0] == "helpers" and parts[1:2]} & rooms
 
 
 def length(path):
@@ -83,33 +72,93 @@ def project_files():
     return [ROOT / name for name in listed.stdout.split("\0") if (ROOT / name).is_file()]
 
 
-@EACH_ROOM
-def test_imports_go_down(path):
-    room = path.stem
-    if room == "__main__":
+def test_the_map_of_the_package_names_every_room():
+    core = helpers.__doc__.split("Columns")[0]
+    listed = {
+        name for own in re.findall(r"^    (\S.*?)   ", core, re.M) for name in own.split(", ")
+    }
+    assert listed | set(COLUMNS) == {room(path) for path in FILES} - set(FRONT)
+
+
+@EACH_FILE
+def test_the_core_imports_the_core_and_a_column_itself_beside(path):
+    own = room(path)
+    if own not in FRONT:
+        assert not (our_rooms(path) & set(COLUMNS)) - {own}
+
+
+def names_in(source):
+    """How often every identifier stands in a source."""
+    found = Counter()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name):
+            found[node.id] += 1
+        elif isinstance(node, ast.Attribute):
+            found[node.attr] += 1
+        elif isinstance(node, ast.ImportFrom):
+            found.update(alias.name for alias in node.names)
+    return found
+
+
+def code_of(notebook):
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    own = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    return re.sub(r"^[%!].*", "pass", "\n".join(own), flags=re.M)
+
+
+@pytest.fixture(scope="module")
+def uses():
+    """For every identifier: the places that use it, papers by number, core rooms by file."""
+    found = defaultdict(set)
+    for path in FILES:
+        if path.name != "__init__.py":
+            for name in names_in(path.read_text(encoding="utf-8")):
+                found[name].add(COLUMNS.get(room(path), path.stem))
+    for path in (ROOT / "data").glob("[0-9][0-9]_*/*.py"):
+        for name in names_in(path.read_text(encoding="utf-8")):
+            found[name].add(path.parent.name[:2])
+    for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"):
+        for name in names_in(code_of(path)):
+            found[name].add(path.name[:2])
+    return found
+
+
+def public_names(path):
+    """Functions, classes and constants of a file that anybody may use."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, ast.Assign):
+            yield from (target.id for target in node.targets if isinstance(target, ast.Name))
+
+
+@EACH_FILE
+def test_a_public_name_is_used_and_one_of_the_core_by_two_papers(path, uses):
+    if room(path) in FRONT:
         return
-    if room == "__init__" or room in GROUND_FLOOR:
-        allowed = set()
-    else:
-        assert room in UPPER_FLOORS, f"{room} stands on no floor: give it its place in this test"
-        allowed = {*GROUND_FLOOR, *UPPER_FLOORS[: UPPER_FLOORS.index(room)]}
-    assert our_rooms(path) <= allowed
+    unused, narrow = [], []
+    for name in (own for own in public_names(path) if not own.startswith("_")):
+        papers = {own for own in uses[name] if own.isdigit()}
+        if not uses[name]:
+            unused.append(name)
+        elif room(path) not in COLUMNS and len(papers) == 1 and uses[name] == papers:
+            narrow.append(f"{name} ({papers.pop()})")
+    assert not unused, "used by tests only"
+    assert not narrow, "belongs to the column of its one paper"
 
 
-@pytest.mark.parametrize("room", ["stats", "twosample", "spectral", "plots"])
+@pytest.mark.parametrize("room", ["checks", "geometry", "plots", "spectral", "stats", "twosample"])
 def test_numeric_rooms_do_without_torch(room):
-    path = ROOT / "helpers" / f"{room}.py"
-    if not path.exists():
-        pytest.skip("not built yet")
+    path = HELPERS / f"{room}.py"
     assert not {name.split(".")[0] for name in imports(path)} & {"torch", "transformers"}
 
 
-@EACH_ROOM
+@EACH_FILE
 def test_rooms_stay_small(path):
     assert length(path) <= LIMIT_LINES
 
 
-@EACH_ROOM
+@EACH_FILE
 def test_no_pickle_is_loaded(path):
     loaders = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
     assert not {name.split(".")[0] for name in imports(path)} & loaders

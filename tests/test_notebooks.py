@@ -8,6 +8,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from helpers import __main__ as front
+from helpers import pages
 
 PATHS = sorted(front.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 EACH = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
@@ -87,7 +88,7 @@ def test_notebook_runs_from_a_fresh_kernel(path, tmp_path, capsys):
         minutes = result.seconds / 60
         print(f"\n{path.stem}: {minutes:.1f} minutes, peak {result.peak_gib:.1f} GiB ", end="")
     # Kept until pytest's next runs, so that a failure can be looked at.
-    page = front.page(result.notebook, path.stem, result.error)
+    page = pages.page(result.notebook, path, result.error)
     (tmp_path / f"{path.stem}.html").write_text(page, encoding="utf-8")
     assert not result.error
     assert path.read_bytes() == before

@@ -6,7 +6,7 @@ import torch
 from families import one_thread, token_ids  # noqa: F401
 from more_families import CONFIGS, HYBRIDS, build
 
-from helpers import attention, hooks, lm, masks
+from helpers import attention, hooks, lm, probing
 
 IDS = token_ids(2, 14)
 
@@ -56,7 +56,7 @@ def test_queries_are_edited_or_the_model_is_refused(named):
 def test_attention_is_opened_or_the_model_is_refused(named):
     name, model = named
     if name == "modernbert":
-        with pytest.raises(ValueError, match="decoder"), masks.bidirectional(model):
+        with pytest.raises(ValueError, match="decoder"), probing.bidirectional(model):
             pass
         return
     ids = IDS[:1].clone()
@@ -64,7 +64,7 @@ def test_attention_is_opened_or_the_model_is_refused(named):
     ids[0, -1] = 5 if ids[0, -1] != 5 else 6
     ahead = slice(0, -1)
     assert torch.allclose(model(ids, use_cache=False).logits[:, ahead], clean[:, ahead], atol=1e-5)
-    with masks.bidirectional(model), torch.no_grad():
+    with probing.bidirectional(model), torch.no_grad():
         one, other = (model(own, use_cache=False).logits for own in (IDS[:1], ids))
     moved = (one - other)[0, ahead].abs().amax(-1) > 1e-6
     assert moved.any() if name in HYBRIDS else moved.all()

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize
 
-from helpers import hooks, spectral
+from helpers import geometry, hooks, spectral
 from helpers.spectral import (
     eigenvalues,
     fit_power_law,
@@ -115,8 +115,8 @@ def test_tensors_are_matrices_too(dtype):
     np.testing.assert_array_equal(grid, windows(plain, 4, ops=2))
     fit = fit_power_law(torch.from_numpy(eigenvalues(weight)).requires_grad_())
     assert fit == fit_power_law(eigenvalues(plain))
-    assert spectral.mean_cosine(weight) == spectral.mean_cosine(plain)
-    assert spectral.participation_ratio(weight) == spectral.participation_ratio(plain)
+    assert geometry.mean_cosine(weight) == geometry.mean_cosine(plain)
+    assert geometry.participation_ratio(weight) == geometry.participation_ratio(plain)
     with pytest.raises(ValueError, match="`matrices` must hold floating-point"):
         eigenvalues((weight * 100).to(torch.int8))
 
@@ -850,7 +850,7 @@ def test_mean_cosine_by_hand():
         ([e[0], e[1], -e[0], -e[1]], -1 / 3),
         ([e[0], e[0], e[0], -e[0]], 0),
     ):
-        assert spectral.mean_cosine(rows) == pytest.approx(expected, abs=1e-12)
+        assert geometry.mean_cosine(rows) == pytest.approx(expected, abs=1e-12)
 
 
 @given(st.integers(0, 1000))
@@ -858,28 +858,28 @@ def test_mean_cosine_is_that_of_all_pairs(seed):
     rows = np.random.default_rng(seed).normal(size=(7, 4))
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     pairs = (unit @ unit.T)[np.triu_indices(7, 1)]
-    assert spectral.mean_cosine(rows * 3) == pytest.approx(pairs.mean(), abs=1e-12)
+    assert geometry.mean_cosine(rows * 3) == pytest.approx(pairs.mean(), abs=1e-12)
 
 
 def test_participation_ratio_by_hand():
     rows = np.array([[1, 0], [-1, 0], [0, 1], [0, -1]]) * np.sqrt([[3, 1]])
-    assert spectral.participation_ratio(rows) == pytest.approx(1.6)
+    assert geometry.participation_ratio(rows) == pytest.approx(1.6)
     k = 5
     equal = np.concatenate([np.eye(k), -np.eye(k)])
-    assert spectral.participation_ratio(equal) == pytest.approx(k)
-    assert spectral.participation_ratio(equal + 7) == pytest.approx(k)
+    assert geometry.participation_ratio(equal) == pytest.approx(k)
+    assert geometry.participation_ratio(equal + 7) == pytest.approx(k)
     wide = np.random.default_rng(0).normal(size=(6, 40))
     values = np.linalg.eigvalsh(np.cov(wide.T))
     expected = values.sum() ** 2 / (values**2).sum()
-    assert spectral.participation_ratio(wide) == pytest.approx(expected)
+    assert geometry.participation_ratio(wide) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("measure", [spectral.mean_cosine, spectral.participation_ratio])
+@pytest.mark.parametrize("measure", [geometry.mean_cosine, geometry.participation_ratio])
 @pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e160, 1e300])
 def test_geometry_does_not_feel_a_factor(measure, scale):
     rows = gaussian(9, 5)
     assert measure(rows * scale) == pytest.approx(measure(rows), rel=1e-12)
-    if measure is spectral.mean_cosine:
+    if measure is geometry.mean_cosine:
         assert measure(rows * np.geomspace(1, scale, 9)[:, None]) == pytest.approx(measure(rows))
 
 
@@ -887,10 +887,10 @@ def test_geometry_does_not_feel_a_factor(measure, scale):
 def test_participation_ratio_of_equal_rows_is_refused(value, n, d, seed):
     rows = np.tile(value * (1 + np.random.default_rng(seed).random(d)), (n, 1))
     with pytest.raises(ValueError, match="equal rows only"):
-        spectral.participation_ratio(rows)
+        geometry.participation_ratio(rows)
 
 
-@pytest.mark.parametrize("measure", [spectral.mean_cosine, spectral.participation_ratio])
+@pytest.mark.parametrize("measure", [geometry.mean_cosine, geometry.participation_ratio])
 def test_geometry_of_nothing_is_refused(measure):
     for rows in (np.ones((1, 3)), np.zeros((4, 3)), np.full((4, 3), np.nan)):
         with pytest.raises(ValueError, match="`vectors`"):

@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from helpers import answers, lm, models
+from helpers import lm, models
 
 NAME = "smollm2-135m"
 QUESTION = (
@@ -27,7 +27,7 @@ def chat(tokenizer) -> str:
 def ours(model, tokenizer, n: int, length: int, seed: int) -> int:
     """Tokens that were drawn."""
     settings = dict(temperature=TEMPERATURE, top_p=TOP_P, seed=seed)
-    found = answers.sample_answers(
+    found = lm.sample_answers(
         model, tokenizer, chat(tokenizer), n, max_new_tokens=length, **settings
     )
     return sum(map(len, found.tokens))
@@ -35,7 +35,7 @@ def ours(model, tokenizer, n: int, length: int, seed: int) -> int:
 
 def peer(model, tokenizer, n: int, length: int, seed: int) -> int:
     ids = torch.tensor([lm.encode(tokenizer, chat(tokenizer))])
-    ends = answers.end_tokens(model, tokenizer)
+    ends = lm.end_tokens(model, tokenizer)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         rows = model.generate(

@@ -5,8 +5,8 @@ import time
 
 import torch
 
-from helpers import data, lm, models
-from helpers.logits import heading
+from helpers import data, editing, lm, models
+from helpers.lm.logits import heading
 
 MODEL, ROUNDS = "gemma3-270m", 9
 
@@ -40,7 +40,7 @@ def run():
 
         mine, theirs = median_seconds(ours, peer)
         rows.append(row(f"{n} rows of {head.out_features:,} logits", mine, theirs, "torch linear"))
-    edits = data.load_edits()
+    edits = editing.load_edits(data.folder("01") / "records.json")
     pairs = [(e.prompt, e.target_new) for e in edits]
 
     def scored(padded):

@@ -1,0 +1,310 @@
+"""Text in, numbers out: log-probabilities, rankings and losses.
+
+Prompts are batched by equal token length and nothing is padded, so that hooks which compute
+statistics over tokens see text only. Where `padded` asks for it, texts of all lengths share a pass,
+the shorter ones filled up behind, where a causal model cannot look: faster for many short texts.
+Logits are computed only at the positions that are asked for (Gemma's vocabulary has 262,144
+entries) and reduced in float32. Results do not depend on `batch_size`, up to rounding.
+
+Where a function takes `editing`, it is called with the number of prompt tokens of a batch and
+returns a context manager that is entered around that batch's forward pass. That is how an
+intervention can touch the prompt and leave the answer's positions alone.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+
+import numpy as np
+import pandas as pd
+import torch
+
+from helpers.lm.logits import (
+    LOGIT_ROWS,
+    Editing,
+    batches,
+    filled,
+    heading,
+    log_normaliser,
+    passes,
+    refuse_opened,
+    token_scores,
+)
+from helpers.lm.tokens import _where, added_tokens, listed, prompt_ids
+
+
+def score_targets(
+    model,
+    tokenizer,
+    prompts: Sequence[str],
+    targets: Sequence[str],
+    *,
+    straddle: bool = False,
+    batch_size: int = 16,
+    editing: Editing | None = None,
+    padded: bool = False,
+) -> pd.DataFrame:
+    """Log-probability of each target as the continuation of its prompt, in one pass.
+
+    The target's tokens are those that it adds to the prompt when both are tokenized together.
+
+    Args:
+        model: causal language model of transformers.
+        tokenizer: its fast tokenizer.
+        prompts: N texts.
+        targets: N continuations, each usually with its leading space.
+        straddle: as in `added_tokens`.
+        batch_size: most items in a forward pass.
+        editing, padded: see the module's head; `editing` gets the prompt's number of tokens, which
+            a padded batch does not have: not both.
+
+    Returns:
+        N rows in the order of the prompts: `logprob` (sum over the target's tokens, nats),
+        `n_tokens`, `n_greedy` (tokens that are the most probable ones after the target's tokens
+        before), `n_prefix` (such tokens before the first other one) and `greedy` (all are, which
+        is to say that greedy decoding writes exactly this).
+
+    Raises:
+        ValueError: no prompts, unequal lists, an empty target, a target that changes the
+            tokenization of its prompt, NaN logits, more tokens than the model has positions (items
+            are named by their number), opened attention, or both `editing` and `padded`.
+    """
+    prompts, targets = listed("prompts", prompts), listed("targets", targets)
+    if len(prompts) != len(targets):
+        raise ValueError(f"{len(prompts)} prompts but {len(targets)} targets; give one for each.")
+    ids = prompt_ids(tokenizer, prompts)
+    pairs = list(zip(range(len(ids)), prompts, ids, targets, strict=True))
+    added = added_tokens(tokenizer, pairs, straddle=straddle)
+    lengths = [(len(row), len(more)) for row, more in zip(ids, added, strict=True)]
+    table = [None] * len(ids)
+    for n_prompt, members in passes([n for n, _ in lengths], lengths, batch_size, editing, padded):
+        rows = filled(model, [ids[i] + added[i] for i in members], members)
+        spans = [range(lengths[i][0], sum(lengths[i])) for i in members]
+        with torch.no_grad(), editing(n_prompt) if editing else nullcontext():
+            scores = token_scores(model, rows, spans, members, LOGIT_ROWS)
+        for i, (own, best) in zip(members, scores, strict=True):
+            right = (int(best.sum()), int(best.cumprod().sum()), bool(best.all()))
+            table[i] = (float(own.sum(dtype=float)), lengths[i][1], *right)
+    columns = ["logprob", "n_tokens", "n_greedy", "n_prefix", "greedy"]
+    return pd.DataFrame(table, columns=columns)
+
+
+def greedy_match(
+    model,
+    tokenizer,
+    prompts: Sequence[str],
+    golds: Sequence[str],
+    *,
+    batch_size: int = 16,
+    editing: Editing | None = None,
+) -> pd.DataFrame:
+    """Whether greedy decoding would write the gold answer, found in one pass over prompt + gold.
+
+    Args:
+        model, tokenizer, prompts, batch_size, editing: as in `score_targets`.
+        golds: N answers, each usually with its leading space.
+
+    Returns:
+        N rows: `correct` (bool) and `mean_logprob` (nats per gold token).
+
+    Raises:
+        ValueError: as in `score_targets`.
+    """
+    scores = score_targets(model, tokenizer, prompts, golds, batch_size=batch_size, editing=editing)
+    return pd.DataFrame(
+        {"correct": scores["greedy"], "mean_logprob": scores["logprob"] / scores["n_tokens"]}
+    )
+
+
+def next_distributions(
+    model,
+    tokenizer,
+    prompts: Sequence[str],
+    *,
+    batch_size: int = 16,
+    editing: Editing | None = None,
+    padded: bool = False,
+) -> torch.Tensor:
+    """Log-probabilities of the next token behind each prompt.
+
+    Args:
+        model, tokenizer, batch_size, editing, padded: as in `score_targets`.
+        prompts: N texts; none gives an empty table.
+
+    Returns:
+        (N, V), nats, on the CPU.
+    """
+    prompts = listed("prompts", prompts)
+    found = torch.empty(len(prompts), model.config.get_text_config().vocab_size)
+    ids = prompt_ids(tokenizer, prompts) if prompts else []
+    for members, logprobs in _ahead(model, ids, batch_size, editing, padded):
+        found[members] = logprobs
+    return found
+
+
+def _ahead(
+    model, ids: list[list[int]], batch_size: int, editing: Editing | None, padded: bool = False
+) -> Iterator[tuple]:
+    """Positions of prompts and their next-token log-probabilities (B, V), batch by batch."""
+    lengths = [len(row) for row in ids]
+    for n_prompt, members in passes(lengths, lengths, batch_size, editing, padded):
+        if padded:
+            refuse_opened(model)
+        rows = filled(model, [ids[i] for i in members], members)
+        last = torch.tensor([lengths[i] - 1 for i in members], device=model.device)
+        row = torch.arange(len(members), device=model.device)
+        around = editing(n_prompt) if editing else nullcontext()
+        with torch.no_grad(), around, heading(model, row, last):
+            logits = model(rows, use_cache=False).logits[0].float()
+        yield members, (logits - log_normaliser(logits, members)[:, None]).cpu()
+
+
+def next_token_logprobs(
+    model,
+    tokenizer,
+    prompts: Sequence[str],
+    choices: Sequence[Sequence[str]],
+    *,
+    batch_size: int = 16,
+    editing: Editing | None = None,
+) -> list[np.ndarray]:
+    """Log-probability of the first token of each choice, one forward pass per batch.
+
+    Args:
+        model, tokenizer, prompts, batch_size, editing: as in `score_targets`.
+        choices: for each prompt, the continuations to compare; their first tokens must differ.
+
+    Returns:
+        For each prompt an array (number of choices,) in nats.
+
+    Raises:
+        ValueError: no prompts, unequal lists, choices that begin with the same token, and as in
+            `score_targets`; items are named by their number.
+    """
+    prompts, choices = listed("prompts", prompts), [listed("choices", own) for own in choices]
+    if len(prompts) != len(choices):
+        raise ValueError(f"{len(prompts)} prompts but {len(choices)} lists of choices.")
+    ids = prompt_ids(tokenizer, prompts)
+    pairs = [(i, prompts[i], ids[i], text) for i, own in enumerate(choices) for text in own]
+    added = iter(added_tokens(tokenizer, pairs))
+    firsts = [[next(added)[0] for _ in own] for own in choices]
+    for i, own in enumerate(firsts):
+        twins = [text for text, token in zip(choices[i], own, strict=True) if own.count(token) > 1]
+        if twins:
+            raise ValueError(
+                f"{_where(i, prompts[i])}: {twins} begin with the same token, which the next "
+                "token cannot tell apart; change one of them or use score_targets."
+            )
+    found: list[np.ndarray] = [np.empty(0)] * len(ids)
+    for members, logprobs in _ahead(model, ids, batch_size, editing):
+        for i, own in zip(members, logprobs.numpy(), strict=True):
+            found[i] = own[firsts[i]].astype(float)
+    return found
+
+
+def label_logodds(
+    model,
+    tokenizer,
+    prompts: Sequence[str],
+    positive: str,
+    negative: str,
+    *,
+    batch_size: int = 16,
+    editing: Editing | None = None,
+) -> np.ndarray:
+    """log p(first token of `positive`) - log p(first token of `negative`) after each prompt.
+
+    As a score for ROC AUC it is free of a model's bias towards one label.
+
+    Args:
+        model, tokenizer, prompts, batch_size, editing: as in `score_targets`.
+        positive, negative: the two label words, with their leading space.
+
+    Returns:
+        (N,) log-odds in nats.
+
+    Raises:
+        ValueError: as in `next_token_logprobs`.
+    """
+    pairs, how = [(positive, negative)] * len(prompts), {"batch_size": batch_size}
+    found = next_token_logprobs(model, tokenizer, prompts, pairs, editing=editing, **how)
+    return np.array([yes - no for yes, no in found])
+
+
+def _field(item, name: str):
+    return item[name] if isinstance(item, Mapping) else getattr(item, name)
+
+
+def rank_candidates(
+    model, tokenizer, items: Sequence, *, batch_size: int = 16, editing: Editing | None = None
+) -> pd.DataFrame:
+    """Multiple choice by the log-probability of the next token.
+
+    Args:
+        model, tokenizer, batch_size, editing: as in `score_targets`.
+        items: N mappings or objects with `prompt`, `gold` and `candidates` (which holds the gold
+            and at least one more; all begin with different tokens).
+
+    Returns:
+        N rows in item order: `correct` (the gold beats all others), `choice` (the best
+        candidate), `gold_logprob` (nats) and `margin` (gold minus the best other, nats).
+
+    Raises:
+        ValueError: no items, a gold that is not among its candidates, fewer than two candidates,
+            and as in `next_token_logprobs`; items are named by their number and prompt.
+    """
+    prompts = [_field(item, "prompt") for item in items]
+    golds = [_field(item, "gold") for item in items]
+    choices = [listed("candidates", _field(item, "candidates")) for item in items]
+    for i, (gold, own) in enumerate(zip(golds, choices, strict=True)):
+        if own.count(gold) != 1 or len(own) < 2:
+            raise ValueError(
+                f"{_where(i, prompts[i])}: give two or more candidates, among them the gold "
+                f"{gold!r} once; got {own}."
+            )
+    scores = next_token_logprobs(
+        model, tokenizer, prompts, choices, batch_size=batch_size, editing=editing
+    )
+    table = []
+    for gold, own, logprobs in zip(golds, choices, scores, strict=True):
+        at = own.index(gold)
+        others = np.delete(logprobs, at)
+        margin = logprobs[at] - others.max()
+        rival = [text for text in own if text != gold][int(others.argmax())]
+        table.append((bool(margin > 0), gold if margin > 0 else rival, logprobs[at], margin))
+    return pd.DataFrame(table, columns=["correct", "choice", "gold_logprob", "margin"])
+
+
+def segment_nll(model, token_ids, *, batch_size: int = 4, chunk: int = LOGIT_ROWS) -> np.ndarray:
+    """Mean negative log-likelihood of the next token, per segment.
+
+    Args:
+        model: causal language model of transformers.
+        token_ids: (N, T) integers, segments of equal length with T >= 2; the first token of a
+            segment is given, the other T - 1 are scored.
+        batch_size: most segments in a forward pass.
+        chunk: most rows of logits, over a whole batch, to hold at once.
+
+    Returns:
+        (N,) nats per token.
+
+    Raises:
+        ValueError: a wrong shape or type of `token_ids`, NaN logits, tokens that the model has no
+            embeddings or positions for, or opened attention.
+    """
+    ids = torch.as_tensor(token_ids)
+    if ids.ndim != 2 or ids.shape[0] < 1 or ids.shape[1] < 2:
+        raise ValueError(
+            f"`token_ids` must have shape (N, T), N >= 1, T >= 2; got {tuple(ids.shape)}."
+        )
+    if ids.is_floating_point() or ids.dtype == torch.bool:
+        raise ValueError(f"`token_ids` must be integers; got {ids.dtype}.")
+    if chunk < 1:
+        raise ValueError(f"`chunk` must be at least 1; got {chunk!r}.")
+    found = np.empty(len(ids))
+    for _, members in batches([0] * len(ids), batch_size):
+        with torch.no_grad():
+            rows = filled(model, ids[members].tolist(), members)
+            spans = [range(1, ids.shape[1])] * len(members)
+            scores = token_scores(model, rows, spans, members, chunk)
+        found[members] = [-own.mean(dtype=float) for own, _ in scores]
+    return found

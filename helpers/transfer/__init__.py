@@ -1,0 +1,46 @@
+"""Parameters moved between models of a toy world (notebook 06)."""
+
+from helpers.transfer.coordinates import (  # noqa: F401
+    activations,
+    estimated,
+    identity,
+    in_coordinates,
+    largest_units,
+    layer_and_kind,
+    principal_directions,
+    random_coordinates,
+    recoordinate,
+    rotation_path,
+)
+from helpers.transfer.methods import (  # noqa: F401
+    MODULES,
+    Translator,
+    aligned,
+    apply_delta,
+    best_block,
+    changed_weights,
+    difference,
+    injected,
+    layer_scores,
+    locate,
+    low_rank,
+    neurons,
+    places_of,
+    random_factors,
+    seek,
+    sensitivity,
+    top_layers,
+    with_lora,
+)
+from helpers.transfer.world import (  # noqa: F401
+    NAMES,
+    VALUE,
+    VALUES,
+    Facts,
+    accuracy,
+    joined,
+    load,
+    split,
+    tiny_llama,
+    world,
+)

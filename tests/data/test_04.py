@@ -1,0 +1,104 @@
+"""The recipes of notebook 04 and what they wrote."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from families import build, one_thread, tiny_tokenizer, token_ids  # noqa: F401
+
+from helpers import data, models
+
+released_05 = data.module("05", "released")
+released_02 = data.module("02", "released")
+
+HERE = data.folder("04")
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return data.module("04", "make_numbers")
+
+
+M = torch.tensor([[[100.0, 50, 30, 20, 1]]]).sqrt()  # one item, one head, five dimensions
+ORDER = torch.tensor([[0.0, 0.1, 0.2, 0.3, 0.4]])
+
+
+@pytest.mark.parametrize(
+    ("which", "k", "chosen"),
+    [("top", 2, [0, 1]), ("smallest", 2, [3, 4]), ("random", 2, [2, 3]), ("energy", 1, [1, 2, 3])],
+)
+def test_dimensions_are_selected_as_by_hand(recipe, which, k, chosen):
+    mask = recipe.select(M, which, k, ORDER)
+    assert mask[0, 0].nonzero()[:, 0].tolist() == chosen
+
+
+def test_energy_matched_never_takes_the_top_and_removes_as_much(recipe):
+    rng = np.random.default_rng(0)
+    m = torch.tensor(rng.random((7, 3, 16)))
+    order = torch.tensor(rng.random((3, 16)))
+    mask = recipe.select(m, "energy", 1, order)
+    energy = m.square()
+    assert not mask.gather(-1, m.argmax(-1, keepdim=True)).any()
+    removed, goal = (energy * mask).sum(-1), energy.amax(-1)
+    assert (removed >= goal).all()
+    smallest_taken = energy.masked_fill(~mask, 9).amin(-1)
+    assert (removed - smallest_taken < goal + energy.amax(-1)).all()
+
+
+def test_replacements(recipe):
+    x = torch.arange(12.0).reshape(1, 1, 3, 4)
+    mask = torch.tensor([True, False, False, True]).reshape(1, 1, 1, 4)
+    assert recipe.replacement(x, mask, "mean").item() == pytest.approx((0 + 4 + 8 + 3 + 7 + 11) / 6)
+    assert recipe.replacement(x, mask, "max").item() == 11
+    assert recipe.replacement(x, mask, "min").item() == 0
+    assert recipe.replacement(x, mask, "dim_mean").flatten().tolist() == [4, 5, 6, 7]
+    assert torch.equal(recipe.replacement(x, mask, 0.5), x / 2)
+
+
+def test_only_the_prompt_is_overwritten(recipe):
+    x = torch.randn(2, 3, 6, 8, generator=torch.Generator().manual_seed(0))
+    new = recipe.overwrite(x, 0, "q", recipe.Edit(), n_prompt=4)
+    assert torch.equal(new[:, :, 4:], x[:, :, 4:])
+    top = x[:, :, :4].square().sum(2).argmax(-1)
+    assert (new[:, :, :4].gather(-1, top[:, :, None, None].expand(2, 3, 4, 1)) == 0).all()
+    assert (new != x).sum() == 2 * 3 * 4
+
+
+def test_rounding(recipe):
+    x = torch.tensor([-1.0, 0.5, 0.25])
+    assert torch.allclose(recipe.grid(x, 3, torch.tensor(1.0)), torch.tensor([-1, 2 / 3, 1 / 3]))
+    y = torch.randn(1, 2, 9, 8, generator=torch.Generator().manual_seed(1))
+    plain = recipe.quantise(y, 0, "k", recipe.Quantise(bits=8))
+    assert (plain - y).abs().max() <= y.abs().max() / 127 / 2 + 1e-6
+    kept = recipe.quantise(y, 0, "k", recipe.Quantise("top", bits=2))
+    top = y.square().sum(2).topk(2).indices[:, :, None].expand(1, 2, 9, 2)
+    assert torch.equal(kept.gather(-1, top), y.gather(-1, top))
+
+
+def test_smoothing_changes_no_product_before_it_rounds(recipe):
+    generator = torch.Generator().manual_seed(2)
+    q, k = (torch.randn(1, h, 5, 8, generator=generator) for h in (4, 2))
+    smooth_q, smooth_k = recipe.smooth(q, k, bits=16)
+    products = smooth_q @ smooth_k.repeat_interleave(2, 1).mT
+    assert torch.allclose(products, q @ k.repeat_interleave(2, 1).mT, atol=0.2)
+
+
+def test_finished_steps_survive_and_a_changed_input_starts_anew(recipe, monkeypatch, tmp_path):
+    monkeypatch.setattr(models, "cache_dir", lambda: tmp_path)
+    steps = recipe.Steps("run", stamp="a")
+    assert steps.run("one", lambda: 1) == 1
+    with pytest.raises(KeyboardInterrupt):
+        steps.run("two", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    again = recipe.Steps("run", stamp="a")
+    assert again.run("one", lambda: 99) == 1
+    assert "two" not in again.done
+    assert recipe.Steps("run", stamp="b").done == {}
+    assert json.loads((tmp_path / "recipes" / "run.json").read_text())["stamp"] == "a"
+
+
+def test_the_questions_are_what_their_recipe_writes(tmp_path, monkeypatch):
+    items = data.module("04", "make_items")
+    monkeypatch.setattr(items, "OUT", tmp_path / "items.json")
+    items.main()
+    assert (tmp_path / "items.json").read_bytes() == (HERE / "items.json").read_bytes()
