@@ -1,12 +1,10 @@
 """The rules of the house that a machine can check."""
 
 import ast
-import json
 import re
 import subprocess
 import sys
 import tokenize
-from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -85,66 +83,6 @@ def test_the_core_imports_the_core_and_a_column_itself_beside(path):
     own = room(path)
     if own not in FRONT:
         assert not (our_rooms(path) & set(COLUMNS)) - {own}
-
-
-def names_in(source):
-    """How often every identifier stands in a source."""
-    found = Counter()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Name):
-            found[node.id] += 1
-        elif isinstance(node, ast.Attribute):
-            found[node.attr] += 1
-        elif isinstance(node, ast.ImportFrom):
-            found.update(alias.name for alias in node.names)
-    return found
-
-
-def code_of(notebook):
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    own = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    return re.sub(r"^[%!].*", "pass", "\n".join(own), flags=re.M)
-
-
-@pytest.fixture(scope="module")
-def uses():
-    """For every identifier: the places that use it, papers by number, core rooms by file."""
-    found = defaultdict(set)
-    for path in FILES:
-        if path.name != "__init__.py":
-            for name in names_in(path.read_text(encoding="utf-8")):
-                found[name].add(COLUMNS.get(room(path), path.stem))
-    for path in (ROOT / "data").glob("[0-9][0-9]_*/*.py"):
-        for name in names_in(path.read_text(encoding="utf-8")):
-            found[name].add(path.parent.name[:2])
-    for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"):
-        for name in names_in(code_of(path)):
-            found[name].add(path.name[:2])
-    return found
-
-
-def public_names(path):
-    """Functions, classes and constants of a file that anybody may use."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            yield node.name
-        elif isinstance(node, ast.Assign):
-            yield from (target.id for target in node.targets if isinstance(target, ast.Name))
-
-
-@EACH_FILE
-def test_a_public_name_is_used_and_one_of_the_core_by_two_papers(path, uses):
-    if room(path) in FRONT:
-        return
-    unused, narrow = [], []
-    for name in (own for own in public_names(path) if not own.startswith("_")):
-        papers = {own for own in uses[name] if own.isdigit()}
-        if not uses[name]:
-            unused.append(name)
-        elif room(path) not in COLUMNS and len(papers) == 1 and uses[name] == papers:
-            narrow.append(f"{name} ({papers.pop()})")
-    assert not unused, "used by tests only"
-    assert not narrow, "belongs to the column of its one paper"
 
 
 @pytest.mark.parametrize("room", ["checks", "geometry", "plots", "spectral", "stats", "twosample"])
