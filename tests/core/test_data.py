@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers import data, editing, lm
+from helpers.editing import records
 
 released_04 = data.module("04", "released")
 released_05 = data.module("05", "released")
@@ -306,7 +307,7 @@ def test_our_edits_keep_a_development_split_apart():
 def test_all_published_edits_can_be_read(tutorials_data):
     edits = editing.load_edits(tutorials_data / "cknowedit")
     counts = {
-        kind: sum(edit.type == kind for edit in edits) for kind in editing.EDIT_TYPES.values()
+        kind: sum(edit.type == kind for edit in edits) for kind in records.EDIT_TYPES.values()
     }
     assert len(edits) == 1854 == sum(counts.values())
     assert list(counts.values()) == [153, 134, 234, 101, 230, 105, 94, 11, 673, 119]
