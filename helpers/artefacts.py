@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from helpers import data, models
+from helpers import data
 
 
 class Steps:
@@ -24,6 +24,8 @@ class Steps:
     """
 
     def __init__(self, name, stamp):
+        from helpers import models  # for recipes alone: who reads weights need not wait for it
+
         folder = models.cache_dir() / "recipes"
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{name}.json"

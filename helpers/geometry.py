@@ -7,15 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from helpers import checks
 from helpers.checks import EPS, as_array
 
 
 def _scaled(values: ArrayLike, axis: int | None = None) -> np.ndarray:
     """In float64 without a power of two along `axis`: squares stay in range, digits as they are."""
-    if hasattr(values, "detach"):  # NumPy knows neither bfloat16 nor gradients
-        values = values.detach().cpu().double()
-    array = np.asarray(values, dtype=float)
+    array = np.asarray(as_array(values), dtype=float)
     return np.ldexp(array, -np.frexp(np.abs(array).max(axis, keepdims=True, initial=0))[1])
 
 
@@ -121,10 +118,10 @@ def flat_cosine(x: ArrayLike, y: ArrayLike) -> float:
 
 def _vectors(vectors: ArrayLike, axis: int | None) -> np.ndarray:
     """(N, d) finite numbers, N >= 2, scaled by powers of two along `axis`; or a ValueError."""
-    rows = checks.matrices("vectors", np.asarray(as_array(vectors), dtype=float))
-    if rows.ndim != 2 or len(rows) < 2 or not np.isfinite(rows).all():
+    rows = _rows("`vectors`", vectors, axis)
+    if len(rows) < 2 or 0 in rows.shape:
         raise ValueError(f"`vectors` must be two or more finite rows; got shape {rows.shape}.")
-    return np.ldexp(rows, -np.frexp(np.abs(rows).max(axis, keepdims=True))[1])
+    return rows
 
 
 def mean_cosine(vectors: ArrayLike) -> float:

@@ -13,13 +13,22 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import integrate, optimize
 
-from helpers import checks
 from helpers.checks import EPS, as_array
 
 _BYTES_AT_ONCE = 64_000_000  # Gram matrices held in memory at once
 _GRID = 48  # places per start where the distance is looked at before it is computed in full
 _MIN_EIGENVALUES = 5
 _TINY = np.finfo(float).tiny
+
+
+def _matrices(name: str, values: ArrayLike) -> np.ndarray:
+    """Real, finite, floating-point matrices (..., r, c), or a ValueError that names them."""
+    array = as_array(values)
+    if array.ndim < 2 or 0 in array.shape:
+        raise ValueError(f"`{name}` must have shape (..., r, c) with entries; got {array.shape}.")
+    if array.dtype.kind != "f":
+        raise ValueError(f"`{name}` must hold floating-point numbers; got {array.dtype}.")
+    return array
 
 
 def eigenvalues(matrices: ArrayLike) -> np.ndarray:
@@ -36,7 +45,7 @@ def eigenvalues(matrices: ArrayLike) -> np.ndarray:
         ValueError: fewer than two dimensions, no entries, integers or complex numbers, NaN or
             infinite entries, or entries whose squares overflow or vanish.
     """
-    matrices = checks.matrices("matrices", matrices)
+    matrices = _matrices("matrices", matrices)
     *stack, r, c = matrices.shape
     m = min(r, c)
     found = np.empty((int(np.prod(stack)), m))

@@ -11,8 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from helpers.lm.logits import filled, heading
-from helpers.lm.scores import Editing, batches
+from helpers.lm.logits import Editing, batches, filled, heading
 from helpers.lm.tokens import encode, listed, prompt_ids
 
 _FIRST_GUESS = 64  # most probable tokens that are looked at before the whole vocabulary

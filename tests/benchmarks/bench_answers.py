@@ -9,6 +9,7 @@ import time
 import torch
 
 from helpers import lm, models
+from helpers.lm.answers import end_tokens
 
 NAME = "smollm2-135m"
 QUESTION = (
@@ -35,7 +36,7 @@ def ours(model, tokenizer, n: int, length: int, seed: int) -> int:
 
 def peer(model, tokenizer, n: int, length: int, seed: int) -> int:
     ids = torch.tensor([lm.encode(tokenizer, chat(tokenizer))])
-    ends = lm.end_tokens(model, tokenizer)
+    ends = end_tokens(model, tokenizer)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         rows = model.generate(

@@ -36,7 +36,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from helpers import attention, models, plots
+from helpers import attention, models
 
 NAME = "smollm2-135m"
 LENGTHS = {64: 15, 128: 11, 256: 9, 512: 7, 1024: 5}  # tokens -> rounds
@@ -258,6 +258,8 @@ def draw(overhead: dict[str, dict[int, list[float]]]) -> None:
     """Time over that of the bare pass, against sequence length; bars span the quartiles."""
     import matplotlib.pyplot as plt
     import numpy as np
+
+    from helpers import plots
 
     plots.use_style()
     figure, ax = plt.subplots(figsize=(10, 5))

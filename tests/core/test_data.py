@@ -145,7 +145,7 @@ def test_a_file_of_another_encoding_is_named(tmp_path, encoding):
 
 
 def test_no_file_is_read_in_the_encoding_of_one_machine():
-    for path in Path(data.__file__).parent.glob("*.py"):
+    for path in Path(data.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             name = getattr(getattr(node, "func", None), "attr", None)
             if name in ("read_text", "write_text"):

@@ -14,9 +14,6 @@ from scipy.stats import friedmanchisquare
 from helpers import data, editing, models
 from helpers.editing import rank_one
 
-released_05 = data.module("05", "released")
-released_02 = data.module("02", "released")
-
 HERE = data.folder("01")
 
 

@@ -10,9 +10,6 @@ from torch import nn
 
 from helpers import data, hooks, models
 
-released_05 = data.module("05", "released")
-released_02 = data.module("02", "released")
-
 HERE = data.folder("03")
 
 

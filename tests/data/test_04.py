@@ -9,9 +9,6 @@ from families import build, one_thread, tiny_tokenizer, token_ids  # noqa: F401
 
 from helpers import data, models
 
-released_05 = data.module("05", "released")
-released_02 = data.module("02", "released")
-
 HERE = data.folder("04")
 
 

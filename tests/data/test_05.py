@@ -10,7 +10,6 @@ from families import build, one_thread, tiny_tokenizer, token_ids  # noqa: F401
 from helpers import data, hooks, lm
 
 released_05 = data.module("05", "released")
-released_02 = data.module("02", "released")
 
 HERE = data.folder("05")
 

@@ -7,9 +7,6 @@ from safetensors.torch import save_file
 
 from helpers import data, training, transfer
 
-released_05 = data.module("05", "released")
-released_02 = data.module("02", "released")
-
 HERE = data.folder("06")
 
 

@@ -8,9 +8,6 @@ from sklearn.metrics import roc_auc_score
 
 from helpers import data, vision
 
-released_05 = data.module("05", "released")
-released_02 = data.module("02", "released")
-
 HERE = data.folder("07")
 
 

@@ -14,8 +14,6 @@ from helpers.probing.bundles import (
     cell_kind,
 )
 
-released_02 = data.module("02", "released")
-
 WORDS = data.read_json(data.folder("02") / "sentences.json")["words"]
 SENTENCES = bundle_sentences(WORDS, seed=0)
 SMALL = bundle_sentences({k: [f"{k}{i}" for i in range(5 * n)] for k, n in SIZES.items()}, seed=1)
