@@ -345,6 +345,15 @@ def test_a_kernel_that_ends_is_reported(house):
     assert "stopped in code cell 1: its kernel ended" in front.execute(path).error
 
 
+def test_parameters_are_replaced_for_one_run(house):
+    cell = new_code_cell("SEED, N = 0, 5", metadata={"tags": ["parameters"]})
+    path = save(house / "notebooks", "01_a.ipynb", cell, new_code_cell("print(SEED, N)"))
+    before = path.read_bytes()
+    result = front.execute(path, parameters={"SEED": "a 'b'"})
+    assert result.notebook.cells[1].outputs[0].text == "a 'b' 5\n"
+    assert path.read_bytes() == before
+
+
 def test_peak_memory_counts_the_kernel(house):
     code = "import time; block = b'x' * 300_000_000; time.sleep(1)"
     path = save(house / "notebooks", "01_a.ipynb", new_code_cell(code))
