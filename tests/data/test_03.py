@@ -1,7 +1,6 @@
 """The recipes of notebook 03 and what they wrote."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from families import build, one_thread, tiny_tokenizer, token_ids  # noqa: F401
