@@ -4,6 +4,7 @@ import ast
 import copy
 import json
 import pickle
+import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -99,6 +100,15 @@ def test_a_damaged_artefact_is_named_with_the_command_that_makes_it(house, home,
             READERS[Path(name).suffix](there / name)
         assert f"data/{home.name}/{name}" in str(error.value)
         assert str(error.value).endswith(ENTRIES[home, name]["made_by"])
+
+
+@EACH_HOME
+def test_the_readme_lists_every_artefact_with_its_command(home):
+    text = (home / "README.md").read_text(encoding="utf-8")
+    for name, entry in data.registered(home).items():
+        file, command = (re.sub(r"[a-z]+\d-\d+m", "MODEL", own) for own in (name, entry["made_by"]))
+        assert f"`{file.rpartition('/')[0] or file}" in text, name
+        assert command.split(", ")[0] in text, name
 
 
 def paths_in_data(cell):
