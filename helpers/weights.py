@@ -26,7 +26,7 @@ import time
 import tomllib
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -37,7 +37,7 @@ from filelock import FileLock, Timeout
 from gguf import GGUFReader
 from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError
-from tokenizers import pre_tokenizers
+from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
@@ -59,18 +59,14 @@ class _SourceError(Exception):
 class Entry:
     """A registered model; `weights.toml` says what the fields mean."""
 
-    sha256: Mapping[str, str]
-    sources: Sequence[str]
+    sha256: dict[str, str]
+    sources: list[str]
     licence: str
     notice: str = ""
 
 
-REGISTRY = {
-    name: Entry(**fields)
-    for name, fields in tomllib.loads(
-        Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")
-    ).items()
-}
+_REGISTERED = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+REGISTRY = {name: Entry(**fields) for name, fields in _REGISTERED.items()}
 
 
 def cache_dir() -> Path:
@@ -133,7 +129,7 @@ def tidy(name: str) -> None:
 
 def _home(name: str) -> Path:
     """The folder that this version of the project makes of a model."""
-    files = json.dumps(dict(REGISTRY[name].sha256), sort_keys=True)
+    files = json.dumps(REGISTRY[name].sha256, sort_keys=True)
     return cache_dir() / f"{name}@{CONVERSION}-{hashlib.sha256(files.encode()).hexdigest()[:8]}"
 
 
@@ -152,7 +148,7 @@ def _problem(name: str, folder: Path, *, verify: bool = False, older: bool = Fal
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
         made = manifest["conversion"] == CONVERSION or older
-        if not made or manifest["sources"] != dict(REGISTRY[name].sha256):
+        if not made or manifest["sources"] != REGISTRY[name].sha256:
             return "made by another version"
         for file, known in manifest["files"].items():
             with open(folder / file, "rb") as content:  # which tells whether it may be read
@@ -226,7 +222,7 @@ def _build(name: str, home: Path) -> None:
             shutil.copymode(ready / "config.json", file)  # safetensors are written 0600
             size, mtime_ns = file.stat().st_size, file.stat().st_mtime_ns
             files[file.name] = {"size": size, "mtime_ns": mtime_ns, "sha256": _sha256(file)}
-        manifest = {"conversion": CONVERSION, "sources": dict(entry.sha256), "files": files}
+        manifest = {"conversion": CONVERSION, "sources": entry.sha256, "files": files}
         (ready / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
         if home.exists():
             os.rename(home, Path(work) / "old")
@@ -355,9 +351,7 @@ def _convert(gguf: Path, folder: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(**origin)
         flavour = GGUFReader(gguf).get_field("tokenizer.ggml.pre")
         if flavour and flavour.contents() == "smollm":  # transformers' reader loses this rule
-            rule = pre_tokenizers.Sequence(
-                [pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-            )
+            rule = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
             tokenizer.backend_tokenizer.pre_tokenizer = rule
         tokenizer.save_pretrained(folder)
     # All rules stand in tokenizer.json: the plain fast class reads it, twice as fast as Gemma's.

@@ -279,7 +279,7 @@ def mapped(process):
     memory, ours = {}, False
     for line in Path(f"/proc/{process}/smaps").read_text().splitlines():
         if re.match("[0-9a-f]+-[0-9a-f]+ ", line):
-            ours = line.endswith("smollm2-135m/model.safetensors")
+            ours = bool(re.search(r"/smollm2-135m(@[^/]*)?/model\.safetensors$", line))
         elif ours and (amount := re.match(r"(\w+): +(\d+) kB", line)):
             memory[amount[1]] = memory.get(amount[1], 0) + int(amount[2])
     return memory

