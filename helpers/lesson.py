@@ -9,6 +9,7 @@ import json
 import math
 from base64 import b64encode
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def _project_root() -> Path | None:
 def _plain(value: Any) -> Any:
     """`value` in types that JSON has, infinity as None; a ValueError where there is NaN."""
     if isinstance(value, Estimate):
-        return _plain(value._asdict())
+        return _plain(asdict(value))
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     value = value.to_numpy() if hasattr(value, "to_numpy") else value  # tables

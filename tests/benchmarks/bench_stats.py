@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy import stats as scipy_stats
-from scipy.spatial.distance import cdist
+from scipy.spatial.distance import cdist, pdist, squareform
 from threadpoolctl import threadpool_limits
 
 from helpers import plots, twosample
@@ -72,7 +72,7 @@ def ours_on_matrix(d: np.ndarray, n: int, count: int) -> Found:
 
 
 def ours(x: np.ndarray, y: np.ndarray, count: int) -> Found:
-    return ours_on_matrix(twosample.distance_matrix(np.concatenate([x, y])), len(x), count)
+    return ours_on_matrix(squareform(pdist(np.concatenate([x, y]))), len(x), count)
 
 
 def dcor_on_matrix(d: np.ndarray, n: int, count: int) -> Found:
@@ -318,7 +318,7 @@ def run() -> list[dict]:
         importlib.import_module("dcor")
         with threadpool_limits(1):
             x, y = arms(SIDE)
-            d = twosample.distance_matrix(np.concatenate([x, y]))
+            d = squareform(pdist(np.concatenate([x, y])))
             rows = agreement_rows(x, y, d) + speed_rows(x, y, d)
             return [*rows, loop_row(x, y), *growth_rows()]
 
