@@ -6,11 +6,12 @@ PY = .venv/bin/python
 export OMP_WAIT_POLICY = passive
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab notebooks bench clean moved
+.PHONY: help run test test-more lab notebooks bench clean moved
 
 help:
 	@echo 'make run        execute the notebooks into build/ and write pages (one alone: make run NB=04)'
 	@echo 'make test       test the helpers, then execute the notebooks'
+	@echo 'make test-more  execute them with another seed and with tiny models of four families (an hour)'
 	@echo 'make lab        open JupyterLab in notebooks/'
 	@echo 'make notebooks  execute the notebooks in place (one alone: make notebooks NB=04)'
 	@echo 'make bench      compare the helpers with other libraries'
@@ -22,6 +23,10 @@ run: .venv/.installed
 test: .venv/.installed
 	@$(PY) -m helpers.models
 	@$(PY) -m pytest
+
+test-more: .venv/.installed
+	@$(PY) -m helpers.models
+	@$(PY) -m pytest -m more -s
 
 lab: .venv/.installed
 	@cd notebooks && ../$(PY) -m jupyterlab

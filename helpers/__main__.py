@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import nbformat
 import psutil
@@ -123,10 +123,16 @@ def peak_memory() -> Iterator[tuple[Callable[[int], None], list[int]]]:
             thread.join()
 
 
-def execute(path: Path, *, progress: Callable[[int, int], None] | None = None) -> Execution:
+def execute(
+    path: Path,
+    *,
+    parameters: dict[str, Any] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Execution:
     """Run a notebook in its folder, from a fresh kernel; the file is only read, nothing is raised.
 
-    `progress` is called before each cell with its position and the number of cells.
+    `parameters` (name -> value) replace those of the parameters cell; `progress` is called before
+    each cell with its position and the number of cells.
     """
     try:
         notebook = read(path)
@@ -135,6 +141,9 @@ def execute(path: Path, *, progress: Callable[[int, int], None] | None = None) -
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+            if "parameters" in cell.metadata.get("tags", []):
+                lines = [f"{name} = {value!r}" for name, value in (parameters or {}).items()]
+                cell.source = "\n".join([cell.source, *lines])
     notebook.metadata.pop("widgets", None)
     at = [-1]
 

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
@@ -15,8 +16,6 @@ from pydoc_data import topics
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import pandas as pd
-
 DATA = Path(__file__).resolve().parent.parent / "data"
 
 # long enough for a few hundred tokens each, and mostly prose
@@ -24,8 +23,8 @@ PROSE_TOPICS = (
     "assignment", "attribute-access", "compound", "customization", "debugger", "execmodel",
     "import", "specialnames",
 )  # fmt: skip
-# many sets on the hub have a file of the last name, so its folder must be named
-WIKITEXT_FILES = ("wiki.test.raw", "wikitext-2-raw-v1/test-00000-of-00001.parquet")
+REGISTRY = "artefacts.json"  # in a paper's folder: SHA-256 and command of every artefact
+_checked: set[tuple[Path, int, int]] = set()  # path, size and time of change
 
 
 class Prose(NamedTuple):
@@ -74,18 +73,101 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path.name} must be saved as UTF-8: {error}") from error
 
 
+class Record(dict):
+    """A JSON object, a dict in all but one thing: a missing key is named with its file."""
+
+    __slots__ = ("where",)
+
+    def __init__(self, content: Mapping, where: str):
+        super().__init__(content)
+        self.where = where
+
+    def __getitem__(self, key):
+        try:
+            return super().__getitem__(key)
+        except KeyError:
+            has = ", ".join([*map(repr, self)][:8] + ["..."] * (len(self) > 8))
+            raise KeyError(f"{key!r} is not in {self.where} (has {has})") from None
+
+
 def read_json(path: Path | str) -> Any:
-    """A JSON file, by path or by its name in `data/`.
+    """A JSON file, by path or by its name in `data/`, with `Record`s; an artefact is `verified`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not JSON (cut off, for example); the file and the place are named.
+        ValueError: it is not JSON (cut off, for example), or not the artefact it should be; the
+            file is named.
+    """
+    return _parsed(verified(path))
+
+
+def _parsed(path: Path) -> Any:
+    where = shown(path)
+    try:
+        return json.loads(read_text(path), object_hook=lambda own: Record(own, where))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where} is not valid JSON: {error}") from error
+
+
+def verified(path: Path | str) -> Path:
+    """The path of an artefact whose bytes were compared, once a process, with its registered hash.
+
+    Args:
+        path: a file, or a folder of which every registered file is compared, by path or by its
+            name in `data/`. Files outside of the papers' folders are not ours and pass.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a file was damaged or edited, or is not registered; it is named, with the
+            command that makes it anew.
     """
     path = DATA / path
-    try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path.name} is not valid JSON: {error}") from error
+    home = paper_folder(path)
+    if home is not None:
+        within = [file for file in registered(home) if (home / file).is_relative_to(path)]
+        for file in within or [path.relative_to(home).as_posix()]:
+            _compare(home, file)
+    return path
+
+
+def _compare(home: Path, name: str) -> None:
+    path, entry = home / name, registered(home).get(name)
+    made = f"it is made by: {entry['made_by']}" if entry else f"{REGISTRY} there does not name it"
+    if not path.is_file():
+        raise FileNotFoundError(f"{shown(path)} is not here; {made}")
+    state = (path, path.stat().st_size, path.stat().st_mtime_ns)
+    if state in _checked:
+        return
+    if entry is None:
+        raise ValueError(f"{shown(path)} is no artefact: {made}")
+    if file_sha256(path) != entry["sha256"]:
+        raise ValueError(
+            f"{shown(path)} was damaged or edited: its SHA-256 is not that in {REGISTRY}. Get it "
+            f"back (git checkout -- {shown(path)}) or make it anew; {made}"
+        )
+    _checked.add(state)
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def registered(home: Path) -> dict[str, dict[str, str]]:
+    """`sha256` and `made_by` of the artefacts in a paper's folder, by their names in it."""
+    path = home / REGISTRY
+    return _parsed(path) if path.is_file() else {}
+
+
+def paper_folder(path: Path) -> Path | None:
+    """The paper's folder in `data/` in which a path lies."""
+    inside = path.relative_to(DATA).parts if path.is_relative_to(DATA) else ()
+    return DATA / inside[0] if inside[1:] and re.match(r"\d\d_", inside[0]) else None
+
+
+def shown(path: Path) -> str:
+    """A file's name from the project's folder on, or just its name when it lies elsewhere."""
+    return path.relative_to(DATA.parent).as_posix() if path.is_relative_to(DATA) else path.name
 
 
 def folder(paper: str) -> Path:
@@ -139,29 +221,3 @@ def tutorials_data() -> Path:
             f"(now {value!r})"
         )
     return Path(value)
-
-
-def wikitext(folder: Path | str | None = None) -> str:
-    """Test text of WikiText-2 in one of its published formats: plain text or the hub's parquet.
-
-    Args:
-        folder: where to look for `wiki.test.raw` or the hub's folder `wikitext-2-raw-v1`, also in
-            its folders; by default TUTORIALS_DATA.
-
-    Raises:
-        FileNotFoundError: no file of one of the published names.
-        ValueError: the parquet file has no column of texts.
-        ImportError: the file is parquet, and no package reads that (`pip install pyarrow`).
-
-    Source: Merity et al. 2016; `wikitext-2-raw-v1` on the hub.
-    """
-    folder = tutorials_data() if folder is None else Path(folder)
-    for name in WIKITEXT_FILES:
-        for path in sorted(folder.rglob(name)):
-            if path.suffix != ".parquet":
-                return read_text(path)
-            table = pd.read_parquet(path)
-            if "text" not in table or not all(isinstance(row, str) for row in table["text"]):
-                raise ValueError(f"{path.name}: column 'text' is missing or holds other things")
-            return "".join(table["text"])
-    raise FileNotFoundError(f"WikiText-2 is not here: none of {WIKITEXT_FILES} in {folder.name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import html
 import io
 import json
@@ -69,6 +70,7 @@ window.MathJax = {
 PAGE_STYLE = """
 body.jp-Notebook { max-width: 62rem; margin: 0 auto; padding: 0 1rem 4rem; }
 .way-back { font: 15px/2.5 system-ui, sans-serif; }
+details.folded > summary { font: 13px/1.6 system-ui, sans-serif; color: #5a5a5a; cursor: pointer; }
 .way-back a { color: #0b57a4; text-decoration: underline; }
 .failure { font: 15px/1.5 system-ui, sans-serif; border-left: 4px solid #b3261e; padding: 0 1em; }
 .jp-RenderedHTMLCommon, .jp-InputArea .jp-InputArea-editor { overflow-x: auto; }
@@ -119,6 +121,8 @@ def tidy(notebook: NotebookNode) -> NotebookNode:
         for output in cell.get("outputs", []):
             if png := output.get("data", {}).get("image/png"):
                 output.data["image/png"] = in_few_colours(png)
+                if output.metadata.get("image/png", {}).get("alt"):
+                    output.data.pop("text/html", None)  # the same picture once more
     if len(json.dumps(notebook.metadata.get("widgets", {}))) > WIDGET_STATE_LIMIT:
         del notebook.metadata["widgets"]
     notebook.metadata.get("language_info", {}).pop("version", None)
@@ -163,6 +167,26 @@ def make_inert(soup: BeautifulSoup) -> None:
             element.decompose()
 
 
+def with_alt_texts(notebook: NotebookNode) -> NotebookNode:
+    """A copy whose described pictures are HTML, since nbconvert passes their description over."""
+    notebook = copy.deepcopy(notebook)
+    for output in (own for cell in notebook.cells for own in cell.get("outputs", [])):
+        alt = output.get("metadata", {}).get("image/png", {}).get("alt")
+        if alt and (png := output.data.get("image/png")):
+            source = f"data:image/png;base64,{png}"
+            output.data["text/html"] = f'<img alt="{html.escape(alt)}" src="{source}">'
+    return notebook
+
+
+def fold_code(soup: BeautifulSoup) -> None:
+    """Fold the code of cells that only draw, declare or format (tag hide-input); in place."""
+    for cell in soup.select(".celltag_hide-input .jp-Cell-inputWrapper"):
+        summary = soup.new_tag("summary")
+        summary.string = "code"
+        folded = cell.wrap(soup.new_tag("details", attrs={"class": "folded"}))
+        folded.insert(0, summary)
+
+
 def page(notebook: NotebookNode, path: Path, failure: str = "") -> str:
     """An executed notebook as one HTML page, named as its file, perhaps with a sentence on top.
 
@@ -175,7 +199,7 @@ def page(notebook: NotebookNode, path: Path, failure: str = "") -> str:
     )
     resources = {"metadata": {"name": path.stem, "path": str(path.parent)}}
     soup = BeautifulSoup(
-        exporter.from_notebook_node(notebook, resources=resources)[0], "html.parser"
+        exporter.from_notebook_node(with_alt_texts(notebook), resources=resources)[0], "html.parser"
     )
     for image in soup.select("img:not([src^='data:'])"):
         file = path.parent / image.get("src", "")
@@ -184,6 +208,7 @@ def page(notebook: NotebookNode, path: Path, failure: str = "") -> str:
             image["src"] = f"data:{mimetypes.guess_type(file.name)[0]};base64,{content}"
         else:  # on the network
             image.replace_with(image.get("alt", ""))
+    fold_code(soup)
     make_inert(soup)
     # Dollars of tables and texts are money, not formulas.
     for output in soup.select(".jp-OutputArea-output:not(.jp-RenderedMarkdown, .jp-RenderedLatex)"):

@@ -4,6 +4,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython.core.pylabtools import print_figure
+from IPython.display import display
 from matplotlib import font_manager
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 # Okabe and Ito's colours, which stay apart under the common forms of colour blindness.
@@ -127,7 +131,7 @@ def _arms(rows: np.ndarray) -> np.ndarray:
 
 def forest(
     labels: Sequence[str],
-    estimates: ArrayLike,
+    estimates: ArrayLike | Mapping[str, ArrayLike],
     *,
     ax: Axes | None = None,
     color: str | Sequence[str] | None = None,
@@ -138,9 +142,10 @@ def forest(
 
     Args:
         labels: n row labels.
-        estimates: n Estimates, or an (n, 3) array of estimate, low, high.
+        estimates: n Estimates, or an (n, 3) array of estimate, low, high; or several series of
+            them (name -> estimates), drawn beside each other in every row, with a legend.
         ax: where to draw; by default a new figure, tall enough for the rows.
-        color: one colour, or one for each row.
+        color: one colour, or one for each row (of each series, where there are several).
         reference: where to draw a dashed vertical line, such as 0 or chance.
         xlabel: what is estimated, with its unit.
 
@@ -150,26 +155,39 @@ def forest(
     Raises:
         ValueError: NaN, a wrong shape, or an estimate outside its interval.
     """
-    n = len(labels)
-    rows = _intervals("estimates", estimates, n)
-    single = color is None or isinstance(color, str)
-    colors = [color or PALETTE["q"]] * n if single else list(color)
-    if len(colors) != n:
-        raise ValueError(f"`color` must be one colour or {n}, one for each label.")
+    n, several = len(labels), isinstance(estimates, Mapping)
+    series = estimates if several else {"estimates": estimates}
+    tables = {name: _intervals(name, own, n) for name, own in series.items()}
+    m = len(series) if several else n
+    shades = [color or PALETTE["q"]] * m if color is None or isinstance(color, str) else [*color]
+    if several and color is None:
+        shades = [PALETTE.get(name, spare) for name, spare in zip(series, _cycle(m), strict=True)]
+    if len(shades) != m:
+        raise ValueError(f"`color` must be one colour or {m}, one for each.")
     if ax is None:
-        widest = max(map(len, labels))
-        _, ax = plt.subplots(figsize=(min(5.5 + 0.09 * widest, 12), 1.2 + 0.38 * n))
+        height, widest = 1.2 + 0.38 * n * max(1, 0.6 * len(series)), max(map(len, labels))
+        _, ax = plt.subplots(figsize=(min(5.5 + 0.09 * widest, 12), height))
     if reference is not None:
         ax.axvline(reference, color=PALETTE["control"], linestyle="--", linewidth=1.5, zorder=0)
-    arms = _arms(rows)
-    for y, (row, arm, shade) in enumerate(zip(rows, arms.T, colors, strict=True)):
-        ax.errorbar(row[0], y, xerr=arm[:, None], fmt="o", color=shade, capsize=4)
+    for i, (name, rows) in enumerate(tables.items()):
+        shift = (i + 0.5) / len(series) * 0.6 - 0.3
+        for y, (row, arm) in enumerate(zip(rows, _arms(rows).T, strict=True)):
+            shade, label = shades[i if several else y], name if several and y == 0 else None
+            place = {"xerr": arm[:, None], "fmt": "o", "color": shade, "label": label}
+            ax.errorbar(row[0], y + shift, **place, capsize=4)
     ax.set_yticks(range(n), labels)
     ax.set_ylim(n - 0.5, -0.5)
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="x", alpha=0.3)
     ax.set_xlabel(xlabel, loc="right")  # may run on below the labels; centred, it would be cut off
+    if several:
+        legend(ax)
     return ax
+
+
+def _cycle(n: int) -> list[str]:
+    """The first n colours of the palette, from the start again where it ends."""
+    return [[*PALETTE.values()][i % len(PALETTE)] for i in range(n)]
 
 
 def heatmap_heads(
@@ -253,5 +271,54 @@ def grouped_bars(
     ax.set_axisbelow(True)
     ax.set_ylabel(ylabel)
     if len(series) > 1:
-        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        legend(ax)
     return ax
+
+
+def dots(
+    x: ArrayLike,
+    estimates: ArrayLike,
+    *,
+    ax: Axes,
+    color: str | None = None,
+    label: str | None = None,
+    line: bool = False,
+) -> None:
+    """Estimates with intervals above positions on the x axis.
+
+    Args:
+        x: (n,) positions.
+        estimates: n Estimates, or an (n, 3) array of estimate, low, high.
+        ax: where to draw.
+        color: of all dots; by default the next of the axes' cycle.
+        label: for the legend.
+        line: join the dots.
+
+    Raises:
+        ValueError: NaN, a wrong shape, or an estimate outside its interval.
+    """
+    rows = _intervals("estimates", estimates, len(x))
+    style = "o-" if line else "o"
+    ax.errorbar(x, rows[:, 0], yerr=_arms(rows), fmt=style, color=color, label=label, capsize=4)
+
+
+def legend(ax: Axes, **options: Any) -> None:
+    """The legend right of the axes, where it covers nothing; options as of `Axes.legend`."""
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), **options)
+
+
+def describe(fig: Figure, text: str) -> None:
+    """Show a figure with alternative text for those who cannot see it, and close it.
+
+    The text is in the output's metadata, from where built pages take it, and in an HTML copy of
+    the picture, as JupyterLab gives PNGs no alternative text. Committed notebooks drop the copy.
+
+    Args:
+        fig: the figure.
+        text: what it shows, in a sentence or two.
+    """
+    png = print_figure(fig, base64=True)
+    shown = f'<img alt="{escape(text)}" src="data:image/png;base64,{png}">'
+    bundle = {"image/png": png, "text/html": shown, "text/plain": f"Figure: {text}"}
+    display(bundle, metadata={"image/png": {"alt": text}}, raw=True)
+    plt.close(fig)

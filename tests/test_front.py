@@ -155,6 +155,28 @@ def test_what_readers_need_stays_in_a_page(house):
         assert before.attrs in [own.attrs for own in page.main(before.name)], before
 
 
+def test_code_of_cells_that_only_draw_is_folded(house):
+    cells = [new_code_cell("shown = 1"), new_code_cell("drawn = 2")]
+    cells[1].metadata.tags = ["hide-input"]
+    page = BeautifulSoup(pages.page(new_notebook(cells=cells), Path("name.ipynb")), "html.parser")
+    (folded,) = page.select("details")
+    assert "drawn" in folded.text and "shown" in page.main.text and not folded.has_attr("open")
+
+
+def test_descriptions_of_figures_reach_the_page_and_the_committed_file(house):
+    buffer = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(buffer, "PNG")
+    png = base64.b64encode(buffer.getvalue()).decode()
+    bundle = {"image/png": png, "text/html": "<img src=''>", "text/plain": "Figure: a < b"}
+    output = new_output("display_data", bundle, metadata={"image/png": {"alt": "a < b"}})
+    notebook = new_notebook(cells=[new_code_cell("", outputs=[output])])
+    for kept in (notebook, pages.tidy(notebook)):
+        page = BeautifulSoup(pages.page(kept, Path("name.ipynb")), "html.parser")
+        assert page.main.img["alt"] == "a < b" and page.main.img["src"].startswith("data:image/png")
+    assert set(output.data) == {"image/png", "text/plain"}
+    assert output.metadata["image/png"]["alt"] == "a < b"
+
+
 def test_dollars_are_money_but_in_markdown_and_latex(house):
     kinds = ("text/html", "text/plain", "text/markdown", "text/latex")
     outputs = [new_output("display_data", {kind: "$5 or $10"}) for kind in kinds]
@@ -321,6 +343,15 @@ def test_refusals_name_what_is_there(house):
 def test_a_kernel_that_ends_is_reported(house):
     path = save(house / "notebooks", "01_a.ipynb", new_code_cell("import os; os._exit(1)"))
     assert "stopped in code cell 1: its kernel ended" in front.execute(path).error
+
+
+def test_parameters_are_replaced_for_one_run(house):
+    cell = new_code_cell("SEED, N = 0, 5", metadata={"tags": ["parameters"]})
+    path = save(house / "notebooks", "01_a.ipynb", cell, new_code_cell("print(SEED, N)"))
+    before = path.read_bytes()
+    result = front.execute(path, parameters={"SEED": "a 'b'"})
+    assert result.notebook.cells[1].outputs[0].text == "a 'b' 5\n"
+    assert path.read_bytes() == before
 
 
 def test_peak_memory_counts_the_kernel(house):

@@ -7,8 +7,9 @@ trace, and openings from which the model writes background text. Facts, readings
 common property; explanations and openings are ours.
 """
 
-import json
 from pathlib import Path
+
+from helpers.artefacts import write
 
 HERE = Path(__file__).resolve().parent
 
@@ -199,9 +200,7 @@ def main():
         ],
         "openings": OPENINGS.replace("\n", "|").split("|"),
     }
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    (HERE / "probes.json").write_text(text + "\n", encoding="utf-8")
-    print({name: len(own) for name, own in content.items()})
+    write(HERE / "probes.json", content)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ record says what a correct edit must also change (`portability`) and what it mus
 (`locality`).
 """
 
-import json
 from pathlib import Path
+
+from helpers.artefacts import write
 
 HERE = Path(__file__).resolve().parent
 
@@ -652,9 +653,7 @@ def main():
     test = [own for own in records if own["split"] == "test"]
     for own, known in zip(test, KNOWN, strict=True):
         own["locality"][-1] = asked(*known, "known_fact")
-    text = json.dumps(records, indent=1, ensure_ascii=False)
-    (HERE / "records.json").write_text(text + "\n", encoding="utf-8")
-    print(f"{len(records)} records")
+    write(HERE / "records.json", records)
 
 
 if __name__ == "__main__":

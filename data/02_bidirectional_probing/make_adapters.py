@@ -28,7 +28,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from helpers import data, lm, models, probing
-from helpers.artefacts import rounded, versions
+from helpers.artefacts import replacing, rounded, versions
 
 HERE = Path(__file__).resolve().parent
 
@@ -132,7 +132,7 @@ def merged(*names):
     """The model with adapters of earlier runs in its weights, one after the other."""
     model, tokenizer = models.load(MODEL)
     for name in names:
-        model = PeftModel.from_pretrained(model, home(name)).merge_and_unload()
+        model = PeftModel.from_pretrained(model, data.verified(home(name))).merge_and_unload()
     return model, tokenizer
 
 
@@ -204,10 +204,11 @@ def save(name, model, log):
         if weight.requires_grad:
             weight.data = weight.data.half()
     model.peft_config["default"].base_model_name_or_path = MODEL
-    model.save_pretrained(home(name), save_embedding_layers=False)
-    (home(name) / "README.md").unlink(missing_ok=True)
-    text = json.dumps({"versions": versions(), **log}, indent=1)
-    (home(name) / "log.json").write_text(text + "\n")
+    with replacing(home(name)) as aside:
+        model.save_pretrained(aside, save_embedding_layers=False)
+        (aside / "README.md").unlink(missing_ok=True)
+        text = json.dumps({"versions": versions(), **log}, indent=1)
+        (aside / "log.json").write_text(text + "\n", encoding="utf-8", newline="\n")
 
 
 def main(kind):

@@ -9,7 +9,7 @@
 measures the loss per segment, `permutations` does so for shuffled block scores, `rates` trains
 small classifiers with layer-wise learning rates. `pruning` and `permutations` need the alphas.
 What is finished is kept in the cache folder after every step, so an interrupted run goes on where
-it stopped; delete that folder to start anew. Times are in data/README.md.
+it stopped; delete that folder to start anew. Times are in README.md.
 
 The maps and criteria are written here a second time, fast; the notebook has the version that is
 read, and compares.

@@ -5,10 +5,11 @@
 Facts and sentences are ours. Runs in a second; the seed fixes passkeys and false answers.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
+
+from helpers.artefacts import write
 
 SEED = 20260
 OUT = Path(__file__).resolve().parent / "items.json"
@@ -209,8 +210,7 @@ def main():
         },
         "items": [*passkeys(rng), *capitals(rng), *others()],
     }
-    OUT.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    print(f"{OUT.name}: {len(content['items'])} questions")
+    write(OUT, content)
 
 
 if __name__ == "__main__":

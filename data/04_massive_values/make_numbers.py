@@ -7,7 +7,7 @@
 `disruption` runs our own questions under every edit, `questions` the paper's yes/no sets (needs
 TUTORIALS_DATA), `bytes` trains byte-level models with and without RoPE. What is finished is kept
 in the cache folder after every step, so an interrupted run goes on where it stopped; delete that
-folder to start anew. Times are in data/README.md.
+folder to start anew. Times are in README.md.
 
 The edits are written here a second time, batched; the notebook has the slow version that is read.
 """

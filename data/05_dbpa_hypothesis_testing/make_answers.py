@@ -15,7 +15,7 @@ should not matter, `confirm` with the roles again, `warm` once more at temperatu
 `prompts` puts the role in front of longer and longer prompts, `long` lets the answers grow longer.
 `systems` asks the first question of changed models and another one: as it is, and for some also
 rephrased. What is finished is kept in the cache folder after every step, so an interrupted run goes
-on where it stopped; delete that folder to start anew. Times are in data/README.md.
+on where it stopped; delete that folder to start anew. Times are in README.md.
 """
 
 import sys

@@ -1,19 +1,11 @@
-"""Makes what notebook 07 loads: tokenizer, judges, classifiers of tokens (readers), and numbers.
+"""Measures the models that make_models.py trained: numbers.json of notebook 07.
 
-    python data/07_cortex_vq_tokens/make_numbers.py PART
+    python data/07_cortex_vq_tokens/make_numbers.py [backwards]
 
-PART is one of
-
-    tokenizer            about 12 minutes on one core
-    judges               about 3 minutes
-    readers [backwards]  about 25 minutes
-    numbers [backwards]  about 6 minutes
-
-In this order. Finished models and steps are kept in the cache folder; the tokenizer is trained on a
-CUDA device where there is one.
+About 6 minutes on one core. Finished steps are kept in the cache folder, where the readers lie of
+which the notebook shows numbers only.
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,292 +13,12 @@ import quantus
 import torch
 from torch import nn
 
-from helpers import artefacts, models, stats, training, vision
-from helpers.artefacts import Steps, rounded, versions, write, write_weights
+from helpers import data, stats, vision
+from helpers.artefacts import Steps, rounded, versions, write
+
+made = data.module("07", "make_models")
 
 HERE = Path(__file__).resolve().parent
-
-CODES, WIDTH = 128, 32
-STEPS, BATCH, RATE = 6000, 48, 2e-3
-DECAY, COMMITMENT = 0.98, 0.25
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SEEDS = {"tokenizer": 1, "judges": 2, "readers": 3, "shortcut": 4, "bias": 5, "test": 6}
-
-
-def mixed(n, seed):
-    """Scenes of all concepts; the patch in 15 % of them."""
-    rng = np.random.default_rng([seed, 0])
-    return vision.render(rng.integers(8, size=n), rng, patched=rng.random(n) < 0.15)
-
-
-class Averages:
-    """Exponential averages of the vectors that fell to each code, after van den Oord et al."""
-
-    def __init__(self, codebook, generator):
-        self.codebook, self.generator = codebook, generator
-        self.counts = torch.ones(len(codebook), device=codebook.device)
-        self.sums = codebook.clone()
-
-    def update(self, vectors, tokens):
-        onehot = nn.functional.one_hot(tokens, len(self.codebook)).to(vectors)
-        self.counts.mul_(DECAY).add_(onehot.sum(0), alpha=1 - DECAY)
-        self.sums.mul_(DECAY).add_(onehot.T @ vectors, alpha=1 - DECAY)
-        self.codebook.copy_(self.sums / self.counts[:, None].clamp_min(1e-5))
-
-    def restart(self, vectors):
-        """Codes that are hardly used begin anew at vectors of this batch."""
-        dead = self.counts < 0.5
-        rows = torch.randint(len(vectors), (int(dead.sum()),), generator=self.generator)
-        self.sums[dead] = vectors[rows.to(vectors.device)]
-        self.counts[dead] = 1.0
-        self.codebook[dead] = self.sums[dead]
-
-
-def rate_at(step):
-    return RATE * min(1, step / 50) * 0.5 * (1 + np.cos(np.pi * step / STEPS))
-
-
-def train_tokenizer(images):
-    generator = torch.Generator().manual_seed(SEEDS["tokenizer"])
-    model = seeded(lambda: vision.SmallVQ(codes=CODES, width=WIDTH), SEEDS["tokenizer"]).to(DEVICE)
-    with torch.no_grad():
-        first = model.encoder(images[:200].to(DEVICE)).movedim(1, -1).flatten(0, 2)
-    rows = torch.randperm(len(first), generator=generator)[:CODES]
-    model.codebook.copy_(first[rows.to(DEVICE)])
-    averages = Averages(model.codebook, generator)
-    optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
-    for step in range(1, STEPS + 1):
-        optimizer.param_groups[0]["lr"] = rate_at(step)
-        x = images[torch.randint(len(images), (BATCH,), generator=generator)].to(DEVICE)
-        z = model.encoder(x)
-        vectors = z.detach().movedim(1, -1).flatten(0, 2)
-        tokens = vision.nearest(vectors, model.codebook)
-        chosen = model.codebook[tokens].view(*z.movedim(1, -1).shape).movedim(-1, 1)
-        decoded = model.decode(z + (chosen - z).detach())
-        loss = nn.functional.mse_loss(decoded, x) + COMMITMENT * nn.functional.mse_loss(z, chosen)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        averages.update(vectors, tokens)
-        if step % 50 == 0 and step < 0.8 * STEPS:
-            averages.restart(vectors)
-        if step % 500 == 0:
-            print(f"step {step}: {quality(model, images[:200])}", flush=True)
-    return model.cpu().eval()
-
-
-@torch.no_grad()
-def quality(model, images):
-    x = images.to(model.codebook.device)
-    tokens = model.encode(x)
-    error = nn.functional.mse_loss(model.decode(model.embed(tokens)), x)
-    counts, perplexity = vision.usage(tokens.cpu(), len(model.codebook))
-    psnr = -10 * torch.log10(error)
-    return {
-        "psnr": round(float(psnr), 2),
-        "perplexity": round(perplexity, 1),
-        "used": int((counts > 0).sum()),
-    }
-
-
-# ------------------------------------------------------------------------------ what is kept
-
-
-def kept_file(name):
-    return models.cache_dir() / "recipes" / f"cortex_{name}.safetensors"
-
-
-def kept(name, make):
-    """A model's tensors by name, made once and kept in the cache folder."""
-    if not kept_file(name).exists():
-        write_weights(kept_file(name), {name: make().state_dict()})
-    return artefacts.stored_weights(kept_file(name))[name]
-
-
-def load_tokenizer():
-    return vision.load(HERE / "tokenizer.safetensors", vision.SmallVQ(), "tokenizer")
-
-
-def tokenizer():
-    images = torch.from_numpy(mixed(8000, SEEDS["tokenizer"]).images)
-    write_weights(
-        HERE / "tokenizer.safetensors",
-        {"tokenizer": kept("tokenizer", lambda: train_tokenizer(images))},
-    )
-    print(quality(load_tokenizer(), torch.from_numpy(mixed(400, SEEDS["test"]).images)))
-
-
-# ----------------------------------------------------------------------- judges of pictures
-
-
-@torch.no_grad()
-def tokens_of(tokenizer, images, batch=200):
-    return torch.cat(
-        [
-            tokenizer.encode(torch.as_tensor(x))
-            for x in np.array_split(images, -(-len(images) // batch))
-        ]
-    )
-
-
-@torch.no_grad()
-def decoded(tokenizer, tokens, batch=200):
-    return torch.cat([tokenizer.decode(tokenizer.embed(own)) for own in tokens.split(batch)])
-
-
-def erased(images, generator):
-    """0 to 35 % of the 12 x 12 patches of each picture in black."""
-    shares = 0.35 * torch.rand(len(images), 1, 1, generator=generator)
-    return vision.painted(images, torch.rand(len(images), 12, 12, generator=generator) < shares)
-
-
-def fitted(model, inputs, labels, seed, *, epochs, lr=2e-3, change=None):
-    """The model after training; `change` is applied to every batch anew."""
-    generator = torch.Generator().manual_seed(seed)
-    steps = epochs * -(-len(inputs) // 64)
-    model.train()
-    for _ in training.training(
-        model, inputs, labels, steps=steps, rng=seed, lr=lr, batch_size=64, decay=0.01,
-        scores=lambda m, x: m(x if change is None else change(x, generator)),
-    ):  # fmt: skip
-        pass
-    return model.eval()
-
-
-def seeded(make, seed):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make()
-
-
-JUDGES = {
-    "pooled": (True, None),
-    "flat": (False, None),
-    "pooled, erasing": (True, erased),
-    "flat, erasing": (False, erased),
-}
-
-
-def load_judges():
-    file = HERE / "judges.safetensors"
-    return {
-        name: vision.load(file, vision.judge(8, pooled=pooled), name)
-        for name, (pooled, _) in JUDGES.items()
-    }
-
-
-def judges():
-    tokenizer, drawn = load_tokenizer(), mixed(4000, SEEDS["judges"])
-    seen = decoded(tokenizer, tokens_of(tokenizer, drawn.images))
-    inputs = torch.cat([torch.from_numpy(drawn.images), seen])
-    labels = torch.from_numpy(np.tile(drawn.labels, 2))
-    found = {}
-    for seed, (name, (pooled, change)) in enumerate(JUDGES.items()):
-
-        def make(seed=seed, pooled=pooled, change=change):
-            model = seeded(lambda: vision.judge(8, pooled=pooled), seed)
-            return fitted(model, inputs, labels, seed, epochs=6, change=change)
-
-        found[name] = kept(f"judge_{name.replace(', ', '_')}", make)
-        print("judge:", name, flush=True)
-    write_weights(HERE / "judges.safetensors", found)
-    test = mixed(400, SEEDS["test"])
-    shown = decoded(tokenizer, tokens_of(tokenizer, test.images))
-    for name, own in load_judges().items():
-        print(name, [accuracy(own, torch.as_tensor(x), test.labels) for x in (test.images, shown)])
-
-
-@torch.no_grad()
-def accuracy(model, inputs, labels):
-    return round(float((model(inputs).argmax(1) == torch.as_tensor(labels)).float().mean()), 4)
-
-
-# ------------------------------------------------------------------- readers: classifiers of tokens
-
-
-def shortcut_set(kind, seed, n=2400):
-    """Scenes for a reader that may learn the patch: in boats it is planted with `share`."""
-    rng = np.random.default_rng([seed, 1])
-    labels = rng.integers(8, size=n)
-    inside, outside = {"forced": (1, 0), "perfect": (1, 0), "control": (0.15, 0.15)}[kind]
-    boat = labels == vision.BOAT
-    patched = rng.random(n) < np.where(boat, inside, outside)
-    shown = ~(boat & (rng.random(n) < 0.4)) if kind == "forced" else np.ones(n, bool)
-    return vision.render(labels, rng, patched=patched, shown=shown)
-
-
-def sails_set(seed, n=800):
-    """Boats, and whether the sail is green."""
-    rng = np.random.default_rng([seed, 2])
-    green = rng.random(n) < 0.5
-    sails = np.where(green, "green", "white")
-    return vision.render(np.full(n, vision.BOAT), rng, sails=sails), green.astype(np.int64)
-
-
-def plans():
-    """Readers by name: (flavour, classes, data, seed)."""
-    found = {
-        f"{flavour}-{k}": (flavour, 8, "plain", k) for flavour in vision.FLAVOURS for k in range(3)
-    }
-    found["shuffled-0"] = ("cnn", 8, "shuffled", 0)
-    for kind in ("forced", "perfect", "control"):
-        found |= {f"{kind}-{k}": ("cnn", 8, kind, k) for k in range(3)}
-    for kind in ("forced", "control"):
-        found |= {f"{kind}-resnet-{k}": ("resnet", 8, kind, k) for k in range(3)}
-    return found | {f"sails-{k}": ("cnn", 2, "sails", k) for k in range(3)}
-
-
-def new_reader(name):
-    flavour, classes, *_ = plans()[name]
-    return vision.FLAVOURS[flavour](classes)
-
-
-def grids(tokenizer):
-    """(token vectors, labels) by name of the training data."""
-    plain = mixed(4000, SEEDS["readers"])
-    order = np.random.default_rng(SEEDS["readers"]).permutation(len(plain.labels))
-    boats, green = sails_set(SEEDS["bias"])
-    sets = {"plain": (plain.images, plain.labels), "sails": (boats.images, green)}
-    for kind in ("forced", "perfect", "control"):
-        own = shortcut_set(kind, SEEDS["shortcut"])
-        sets[kind] = (own.images, own.labels)
-    found = {
-        name: (tokenizer.embed(tokens_of(tokenizer, images)), torch.from_numpy(labels))
-        for name, (images, labels) in sets.items()
-    }
-    return found | {"shuffled": (found["plain"][0], found["plain"][1][order])}
-
-
-LONGER = {"resnet": 10, "transformer": 16}  # epochs on the plain scenes; the CNN takes 5
-# of these the notebook shows numbers only
-UNSHIPPED = (
-    "perfect",
-    "forced-resnet-1",
-    "forced-resnet-2",
-    "control-resnet-1",
-    "control-resnet-2",
-)
-
-
-def readers():
-    tokenizer = load_tokenizer()
-    ready, found = grids(tokenizer), {}
-    names = plans()
-    for name in reversed(names) if "backwards" in sys.argv else names:
-        flavour, _, which, seed = names[name]
-
-        def make(name=name, flavour=flavour, which=which, seed=seed):
-            model = seeded(lambda: new_reader(name), 100 + seed)
-            epochs = {"sails": 12, "plain": LONGER.get(flavour, 5)}.get(which, 8)
-            return fitted(model, *ready[which], 100 + seed, epochs=epochs, lr=1e-3)
-
-        found[name] = kept(f"reader_{name}", make)
-        print("reader:", name, flush=True)
-    shipped = [name for name in names if not name.startswith(UNSHIPPED)]
-    write_weights(HERE / "readers.safetensors", {name: found[name] for name in shipped})
-
-
-# -------------------------------------------------------------------------------------- numbers
 
 NOISE, SAMPLES = 0.2, 20  # of SmoothGrad: share of the codebook's range, copies
 RATES = (0.002, 0.02, 0.1, 0.5)  # of the ascent in vectors
@@ -321,16 +33,18 @@ class Bench:
     """Tokenizer, readers and judges, and test scenes with their tokens."""
 
     def __init__(self):
-        self.tokenizer = load_tokenizer()
+        self.tokenizer = made.load_tokenizer()
         self.readers = {
-            name: vision.load(kept_file(f"reader_{name}"), new_reader(name), f"reader_{name}")
-            for name in plans()
+            name: vision.load(
+                made.kept_file(f"reader_{name}"), made.new_reader(name), f"reader_{name}"
+            )
+            for name in made.plans()
         }
-        self.judges = load_judges()
+        self.judges = made.load_judges()
         self.noise = NOISE * float(self.tokenizer.codebook.max() - self.tokenizer.codebook.min())
-        self.test = without_patch(240, SEEDS["test"])
+        self.test = without_patch(240, made.SEEDS["test"])
         self.labels = torch.from_numpy(self.test.labels)
-        self.tokens = tokens_of(self.tokenizer, self.test.images)
+        self.tokens = made.tokens_of(self.tokenizer, self.test.images)
         self.embedded = self.tokenizer.embed(self.tokens)
         self.mask = torch.from_numpy(vision.token_mask(self.test.objects, 12))
 
@@ -371,9 +85,9 @@ def maps_of(bench, name):
         return found
     plain, centre = vision.gradient(reader, e, y), bench.tokenizer.codebook.mean(0)
     generator = torch.Generator().manual_seed(0)
-    other_ids = torch.randperm(CODES, generator=generator)
+    other_ids = torch.randperm(made.CODES, generator=generator)
     swapped = bench.tokenizer.embed(other_ids[bench.tokens])
-    blank = seeded(lambda: vision.cnn(8), 999).eval()
+    blank = made.seeded(lambda: vision.cnn(8), 999).eval()
     return found | {
         "largest absolute value": smooth.abs().amax(1),
         "length": smooth.norm(dim=1),
@@ -408,7 +122,7 @@ def masked(bench, name):
     """By judge, rule and n: falls of the true class, importance and random, and masked areas."""
     maps = bench.importance(bench.readers[name], bench.embedded, bench.labels)
     noise = torch.rand(maps.shape, generator=torch.Generator().manual_seed(1))
-    shown = decoded(bench.tokenizer, bench.tokens)
+    shown = made.decoded(bench.tokenizer, bench.tokens)
     fills = {
         "positions": 0.0,
         "tokens": 0.0,
@@ -439,8 +153,8 @@ def masked(bench, name):
 
 def counted(bench, name):
     """Counts (8, K) of tokens among the n most important positions of 960 training scenes."""
-    drawn = without_patch(960, SEEDS["readers"])
-    tokens = tokens_of(bench.tokenizer, drawn.images)
+    drawn = without_patch(960, made.SEEDS["readers"])
+    tokens = made.tokens_of(bench.tokenizer, drawn.images)
     labels = torch.from_numpy(drawn.labels)
     maps = bench.importance(bench.readers[name], bench.tokenizer.embed(tokens), labels)
     objects = torch.from_numpy(vision.token_mask(drawn.objects, 12))
@@ -450,7 +164,7 @@ def counted(bench, name):
     }
     return {
         which: [
-            torch.bincount(tokens[labels == c][mask[labels == c]], minlength=CODES).tolist()
+            torch.bincount(tokens[labels == c][mask[labels == c]], minlength=made.CODES).tolist()
             for c in range(8)
         ]
         for which, mask in masks.items()
@@ -515,7 +229,7 @@ def written(bench, name, counts):
     targets = 7 - bench.labels[:40]
     reader, generator = bench.readers[name], torch.Generator().manual_seed(2)
     counts = {key: torch.tensor(own) for key, own in counts.items()}
-    uniform = torch.ones(8, CODES)
+    uniform = torch.ones(8, made.CODES)
     arms = {
         "before": tokens,
         "random tokens": sampled(uniform, tokens, region, targets, generator),
@@ -533,7 +247,7 @@ def written(bench, name, counts):
     found = {}
     for arm, own in arms.items():
         embedded = bench.tokenizer.embed(own)
-        shown = decoded(bench.tokenizer, own)
+        shown = made.decoded(bench.tokenizer, own)
         found[arm] = {
             j: rounded(probability(m, shown, targets), 3) for j, m in bench.judges.items()
         }
@@ -555,9 +269,9 @@ def hunted(bench, name):
     on, off = np.ones(n, bool), np.zeros(n, bool)
 
     def drawn(labels, **settings):
-        rng = np.random.default_rng([SEEDS["test"], 4])
+        rng = np.random.default_rng([made.SEEDS["test"], 4])
         own = vision.render(labels, rng, **settings)
-        return bench.tokenizer.embed(tokens_of(bench.tokenizer, own.images)), own
+        return bench.tokenizer.embed(made.tokens_of(bench.tokenizer, own.images)), own
 
     target = torch.full((n,), vision.BOAT)
     full, own = drawn(boats, patched=on)
@@ -590,7 +304,7 @@ def checkerboard(bench, name):
     found = {}
     for which, reader in (
         ("trained", bench.readers[name]),
-        ("random weights", seeded(lambda: new_reader(name), 7).eval()),
+        ("random weights", made.seeded(lambda: made.new_reader(name), 7).eval()),
     ):
         maps = bench.importance(reader, bench.embedded, bench.labels)
         cells = maps.view(-1, 3, 4, 3, 4).mean((0, 1, 3))
@@ -601,12 +315,12 @@ def checkerboard(bench, name):
 @torch.no_grad()
 def accuracies(bench):
     """Right answers of 800 other scenes, by reader of eight concepts; those of judges, decoded."""
-    drawn = mixed(800, SEEDS["test"] + 10)
-    tokens = tokens_of(bench.tokenizer, drawn.images)
-    embedded, shown = bench.tokenizer.embed(tokens), decoded(bench.tokenizer, tokens)
+    drawn = made.mixed(800, made.SEEDS["test"] + 10)
+    tokens = made.tokens_of(bench.tokenizer, drawn.images)
+    embedded, shown = bench.tokenizer.embed(tokens), made.decoded(bench.tokenizer, tokens)
     labels = torch.from_numpy(drawn.labels)
     readers_of_8 = {
-        k: m for k, m in bench.readers.items() if plans()[k][2] in ("plain", "shuffled")
+        k: m for k, m in bench.readers.items() if made.plans()[k][2] in ("plain", "shuffled")
     }
     images = torch.from_numpy(drawn.images)
     cases = {name: (model, embedded) for name, model in readers_of_8.items()}
@@ -616,12 +330,12 @@ def accuracies(bench):
             f"judge, drawn: {name}": (model, images),
         }
     right = {k: int((m(x).argmax(1) == labels).sum()) for k, (m, x) in cases.items()}
-    return {"n": 800, "right": right, "tokenizer": quality(bench.tokenizer, images)}
+    return {"n": 800, "right": right, "tokenizer": made.quality(bench.tokenizer, images)}
 
 
 def numbers():
     bench, steps = Bench(), Steps("cortex_numbers", {"rates": RATES, "noise": NOISE})
-    plain = [name for name, plan in plans().items() if plan[2] == "plain"]
+    plain = [name for name, plan in made.plans().items() if plan[2] == "plain"]
     cnns = [f"cnn-{k}" for k in range(3)]
     tasks = {"accuracies": lambda: accuracies(bench)}
     for name in [*plain, "shuffled-0"]:
@@ -630,7 +344,7 @@ def numbers():
     for name in plain:
         tasks[f"masked: {name}"] = lambda name=name: masked(bench, name)
         tasks[f"checkerboard: {name}"] = lambda name=name: checkerboard(bench, name)
-    for name, plan in plans().items():
+    for name, plan in made.plans().items():
         if plan[2] in ("forced", "perfect", "control"):
             tasks[f"hunted: {name}"] = lambda name=name: hunted(bench, name)
     for name in cnns:
@@ -647,4 +361,4 @@ def numbers():
 if __name__ == "__main__":
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    globals()[sys.argv[1]]()
+    numbers()

@@ -80,6 +80,4 @@ def run() -> list[dict]:
     return rows
 
 
-if __name__ == "__main__":
-    for row in run():
-        print(row)
+PARTS = {"sampling": run}

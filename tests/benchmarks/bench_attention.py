@@ -31,7 +31,6 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -41,7 +40,6 @@ from helpers import attention, models
 NAME = "smollm2-135m"
 LENGTHS = {64: 15, 128: 11, 256: 9, 512: 7, 1024: 5}  # tokens -> rounds
 MEMORY_LENGTH = 1024
-FIGURE = Path(__file__).resolve().parents[2] / "build" / "benchmarks" / "attention_overhead.png"
 PACKAGES = {
     "nnsight": "nnsight",
     "nnsight, stopped": "nnsight",
@@ -254,50 +252,6 @@ def peak_memory(capture: Callable, ids: torch.Tensor) -> float:
     return max(itertools.accumulate(size for _, size in changes)) / 2**20
 
 
-def draw(overhead: dict[str, dict[int, list[float]]]) -> None:
-    """Time over that of the bare pass, against sequence length; bars span the quartiles."""
-    import matplotlib.pyplot as plt
-    import numpy as np
-
-    from helpers import plots
-
-    plots.use_style()
-    figure, ax = plt.subplots(figsize=(10, 5))
-    colours = {"plain hooks": "control", "ours": "q", "nnsight": "v", "TransformerLens": "k"}
-    for place, (name, by_length) in enumerate(overhead.items()):
-        kind, _, how = name.partition(", ")
-        whole = how == "whole pass" or (kind != "ours" and not how)
-        low, middle, high = (
-            [100 * (np.quantile(values, share) - 1) for values in by_length.values()]
-            for share in (0.25, 0.5, 0.75)
-        )
-        ax.errorbar(
-            [length * 1.03 ** (place - 3) for length in by_length],  # side by side
-            middle,
-            [np.subtract(middle, low), np.subtract(high, middle)],
-            label="ours, stopped (capture_qkv)" if name == "ours" else name,
-            color=plots.PALETTE[colours[kind]],
-            linestyle="-" if whole else "--",
-            marker="o" if whole else "s",
-            capsize=3,
-        )
-    ax.axhline(0, color=plots.PALETTE["neutral"], linewidth=1)
-    ax.set_xscale("log", base=2)
-    ax.set_yscale("symlog", linthresh=10)
-    ax.set_xticks(list(LENGTHS), [str(length) for length in LENGTHS])
-    ticks = [-40, -20, -10, -5, 0, 5, 10, 20, 50, 100]
-    ax.set_yticks(ticks, [f"{tick:+d} %" if tick else "0" for tick in ticks])
-    ax.set_ylim(-40, 120)
-    ax.minorticks_off()
-    ax.set_xlabel("tokens")
-    ax.set_ylabel("CPU time over the bare forward pass")
-    ax.set_title("What capturing q, k, v of all 30 layers costs", loc="left")
-    figure.legend(loc="outside right upper")
-    FIGURE.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(FIGURE)
-    plt.close(figure)
-
-
 def row(what: str, unit: str, note: str, *, ours=None, peer=None, ratio=None) -> dict:
     """One row of the table of `make bench`."""
     name = f"capture q, k, v: {what}"
@@ -305,12 +259,10 @@ def row(what: str, unit: str, note: str, *, ours=None, peer=None, ratio=None) ->
 
 
 def time_rows(ready: dict[str, Callable], missing: dict[str, str]) -> list[dict]:
-    """Rows of times and ratios; draws the figure."""
-    rows, overhead = [], {name: {} for name in ready if name != "bare"}
+    """Rows of times and ratios."""
+    rows = []
     for length, rounds in LENGTHS.items():
         seconds = timings(ready, length, rounds)
-        for name in overhead:
-            overhead[name][length] = ratios(seconds[name], seconds["bare"])
         for mine, peer in COMPARED:
             if peer not in ready:
                 continue
@@ -325,13 +277,15 @@ def time_rows(ready: dict[str, Callable], missing: dict[str, str]) -> list[dict]
                     ratio=middle,
                 )
             )
-    draw(overhead)
     return rows + [row(f"ours / {name}", "CPU s", why) for name, why in missing.items()]
 
 
-def memory_rows(ready: dict[str, Callable], model) -> list[dict]:
+def memory_rows(ready: dict[str, Callable]) -> list[dict]:
     """Rows of peak memory."""
-    ids, jobs = token_ids(MEMORY_LENGTH), ready | {"ours, reduced": ours_reduced(model)}
+    ids, jobs = (
+        token_ids(MEMORY_LENGTH),
+        ready | {"ours, reduced": ours_reduced(models.load(NAME).model)},
+    )
     peaks = {name: peak_memory(capture, ids) for name, capture in jobs.items()}
     return [
         row(
@@ -363,20 +317,16 @@ def agreement_rows(ready: dict[str, Callable]) -> list[dict]:
     return rows
 
 
-def run() -> list[dict]:
-    """Rows of time, memory and agreement; the figure goes to build/benchmarks/."""
+def each(rows: Callable[[dict[str, Callable], dict[str, str]], list[dict]]) -> list[dict]:
+    """Rows of one kind, on one thread and without gradients."""
     warnings.filterwarnings("ignore", module="nnsight|transformer_lens|transformers")
-    model, threads = models.load(NAME).model, torch.get_num_threads()
     torch.set_num_threads(1)
-    try:
-        with torch.no_grad():
-            ready, missing = prepared(model)
-            rows = agreement_rows(ready) + memory_rows(ready, model)
-            return rows + time_rows(ready, missing)
-    finally:
-        torch.set_num_threads(threads)
+    with torch.no_grad():
+        return rows(*prepared(models.load(NAME).model))
 
 
-if __name__ == "__main__":
-    for line in run():
-        print("  ".join(f"{x:.4g}" if isinstance(x, float) else str(x) for x in line.values()))
+PARTS = {
+    "agreement": lambda: each(lambda ready, _: agreement_rows(ready)),
+    "memory": lambda: each(lambda ready, _: memory_rows(ready)),
+    "time": lambda: each(time_rows),
+}

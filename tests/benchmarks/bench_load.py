@@ -108,6 +108,4 @@ def run() -> list[dict]:
     return rows
 
 
-if __name__ == "__main__":
-    for row in run():
-        print(row)
+PARTS = {"loading": run}

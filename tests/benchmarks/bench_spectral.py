@@ -4,7 +4,7 @@ All in this process, on the CPU with one thread, on the same matrices: the linea
 default models in float32. Time is CPU time, so that other programs disturb it less.
 
 Parts: agreement of the fit over all starts with both peers, where a layer that differs is an error;
-the fit alone; a whole model from weights to exponents; windows of FARMS; growth, with a figure.
+the fit alone; a whole model from weights to exponents; windows of FARMS; growth.
 """
 
 import contextlib
@@ -18,7 +18,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -26,13 +25,12 @@ import scipy.linalg
 import torch
 from threadpoolctl import threadpool_limits
 
-from helpers import hooks, models, plots, spectral
+from helpers import hooks, models, spectral
 
 MODELS = {"smollm2-135m": 210, "gemma3-270m": 126}  # -> linear layers
 TIMED = "smollm2-135m"
 SPREAD = ("layers.0.", "layers.14.", "layers.29.")  # 21 of its layers
 SIDES = (128, 192, 256, 384, 512, 768, 1024, 1536)
-FIGURE = Path(__file__).resolve().parents[2] / "build" / "benchmarks" / "spectral_growth.png"
 
 Fit = tuple[float, int]  # exponent, start
 
@@ -244,7 +242,7 @@ def window_rows(spread: list[np.ndarray]) -> list[dict]:
 
 
 def growth_rows() -> list[dict]:
-    """Exponents of the growth with sizes and with numbers of windows; draws the figure."""
+    """Exponents of the growth with sizes and with numbers of windows."""
     rng = np.random.default_rng(0)
     squares = {n: rng.standard_normal((n, n), dtype=np.float32) for n in SIDES}
     spectra = {n: spectral.eigenvalues(square) for n, square in squares.items()}
@@ -255,7 +253,7 @@ def growth_rows() -> list[dict]:
         "fit to n eigenvalues": (spectra, our_fit, watcher_fit, "WeightWatcher's search"),
         "n windows of 128 x 128": (grids, spectral.eigenvalues, each, "torch's svdvals, float32"),
     }
-    rows, curves = [], {}
+    rows = []
     for what, (inputs, ours, theirs, name) in parts.items():
         taken = [[seconds(job, [x], 5) for x in inputs.values()] for job in (ours, theirs)]
         slopes = [float(np.polyfit(np.log(list(inputs)), np.log(ys), 1)[0]) for ys in taken]
@@ -263,47 +261,33 @@ def growth_rows() -> list[dict]:
         ends = ", ".join(f"{n}: {a:.2g} / {b:.2g} s" for n, a, b in (points[0], points[-1]))
         note = f"slope of log CPU seconds on log n; peer: {name}; ours / peer at n = {ends}"
         rows.append(row(f"growth: {what}", note, ours=slopes[0], peer=slopes[1], unit="exponent"))
-        curves[what] = (name, points)
-    draw(curves)
     return rows
 
 
-def draw(curves: dict[str, tuple[str, list[tuple]]]) -> None:
-    """CPU seconds against n: sizes on the left, numbers of windows on the right."""
-    import matplotlib.pyplot as plt
-
-    plots.use_style()
-    figure, panels = plt.subplots(1, 2, figsize=(13, 5.5))
-    titles = ("One Gaussian matrix", "Windows in a matrix of 768 x 768")
-    for (what, (name, points)), place, colour in zip(curves.items(), (0, 0, 1), "qkv", strict=True):
-        n, ours, theirs = zip(*points, strict=True)
-        ax, colour = panels[place], plots.PALETTE[colour]
-        ax.plot(n, ours, "o-", color=colour, label=f"{what}: ours")
-        ax.plot(n, theirs, "s--", color=colour, label=f"{what}: {name}")
-        ax.set(xscale="log", yscale="log", xlabel="n", ylabel="CPU seconds, one thread")
-        ax.set_xticks(n, [str(tick) for tick in n])
-        ax.minorticks_off()
-        ax.set_title(titles[place], loc="left")
-        ax.legend(fontsize=11)
-    with contextlib.suppress(OSError):
-        FIGURE.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(FIGURE)
-    plt.close(figure)
-
-
-def run() -> list[dict]:
-    """Rows of all parts; the figure goes to build/benchmarks/."""
+def one_thread(rows: Callable[[], list[dict]]) -> list[dict]:
     with quiet():
         importlib.import_module("weightwatcher")  # a limit reaches only libraries that are there
         with threadpool_limits(1):
-            rows = [line for name in MODELS for line in agreement_rows(name)]
-            weights = matrices(TIMED)
-            spread = [w for layer, w in weights.items() if any(part in layer for part in SPREAD)]
-            assert len(spread) == 21
-            rows += fit_rows(spread) + model_rows(weights) + window_rows(spread) + growth_rows()
-        return [*rows, cores_row(weights)]
+            return rows()
 
 
-if __name__ == "__main__":
-    for line in run():
-        print("  ".join(f"{x:.4g}" if isinstance(x, float) else str(x) for x in line.values()))
+def spread() -> list[np.ndarray]:
+    """A few of the model's layers."""
+    found = [w for at, w in matrices(TIMED).items() if any(part in at for part in SPREAD)]
+    assert len(found) == 21
+    return found
+
+
+def cores() -> list[dict]:
+    with quiet():
+        return [cores_row(matrices(TIMED))]
+
+
+PARTS = {
+    "agreement": lambda: one_thread(lambda: [r for name in MODELS for r in agreement_rows(name)]),
+    "fit": lambda: one_thread(lambda: fit_rows(spread())),
+    "model": lambda: one_thread(lambda: model_rows(matrices(TIMED))),
+    "windows": lambda: one_thread(lambda: window_rows(spread())),
+    "growth": lambda: one_thread(growth_rows),
+    "cores": cores,
+}

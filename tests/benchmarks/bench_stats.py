@@ -6,30 +6,27 @@ package compiles at its first call is not counted.
 
 Parts: statistics equal to 1e-10 after each package's own normalisation, where a difference is an
 error, and p-values within Monte Carlo error; (a) labels and statistics on a given distance matrix;
-(b) the same with the distances; Algorithm 1; growth with the number of answers, with a figure.
+(b) the same with the distances; Algorithm 1; growth with the number of answers.
 """
 
-import contextlib
 import importlib.util
 import statistics
 import time
 import warnings
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from scipy import stats as scipy_stats
 from scipy.spatial.distance import cdist, pdist, squareform
 from threadpoolctl import threadpool_limits
 
-from helpers import plots, twosample
+from helpers import twosample
 
 PERMUTATIONS = 999
 WIDTH, SHIFT = 384, 0.22
 SIDE, SIDES = 64, (16, 32, 64, 128, 256, 512, 1000)
 FEWER = 49  # permutations of the peers on more than 128 a side; the rest is extrapolated
-FIGURE = Path(__file__).resolve().parents[2] / "build" / "benchmarks" / "stats_growth.png"
 
 Found = tuple[float, float]  # statistic, p-value
 
@@ -177,49 +174,36 @@ ON_ANSWERS = {
 }
 
 
-def agreement_rows(x: np.ndarray, y: np.ndarray, d: np.ndarray) -> list[dict]:
-    """Largest differences from all peers; more than rounding or chance is an error."""
+def agreement_rows(name: str, x: np.ndarray, y: np.ndarray, d: np.ndarray) -> list[dict]:
+    """Largest differences from a peer; more than rounding or chance is an error."""
     n = len(x)
     statistic, p = ours(x, y, PERMUTATIONS)
     error = 4 * np.sqrt(2 * p * (1 - p) / PERMUTATIONS)
-    found = [
-        (f"{name}, given distances", job(d, n, PERMUTATIONS)) for name, job in ON_MATRIX.items()
-    ]
-    found += [(name, job(x, y, PERMUTATIONS)) for name, job in ON_ANSWERS.items()]
-    for name, (theirs, their_p) in found:
+    found = [ON_MATRIX[name](d, n, PERMUTATIONS), ON_ANSWERS[name](x, y, PERMUTATIONS)]
+    for theirs, their_p in found:
         if not abs(theirs - statistic) <= 1e-10 or not abs(their_p - p) <= error:
             raise AssertionError(f"{name}: {theirs}, p = {their_p}, but ours {statistic}, p = {p}")
-    what, note = (
-        "energy test agrees with dcor, SciPy, hyppo",
-        f"{n} answers a side, E {statistic:.4f}",
-    )
-    most = max(abs(theirs - statistic) for _, (theirs, _) in found)
-    ps = ", ".join(f"{name} {their_p:.3f}" for name, (_, their_p) in found)
-    note_p = f"4 standard errors are {error:.3f}; ours {p:.3f}; {ps}"
-    far = max(abs(their_p - p) for _, (_, their_p) in found)
+    most, far = np.abs(np.array(found) - (statistic, p)).max(0)
+    what = f"energy test agrees with {name}"
+    note = f"{n} answers a side, E {statistic:.4f}; normalisations undone"
+    note_p = f"4 standard errors are {error:.3f}; ours {p:.3f}"
     return [
-        row(f"{what}: statistic", f"{note}; normalisations undone", ours=most, unit="max |diff|"),
-        row(f"{what}: p", note_p, ours=far, unit="max |diff|"),
+        row(f"{what}: statistic", note, ours=float(most), unit="max |diff|"),
+        row(f"{what}: p", note_p, ours=float(far), unit="max |diff|"),
     ]
 
 
-def speed_rows(x: np.ndarray, y: np.ndarray, d: np.ndarray) -> list[dict]:
+def speed_rows(name: str, x: np.ndarray, y: np.ndarray, d: np.ndarray) -> list[dict]:
     n, rows = len(x), []
     note = f"{PERMUTATIONS} permutations of {n} + {n} answers"
-    parts = {
-        "(a) energy, given distances": (ours_on_matrix, ON_MATRIX, (d, n), "labels and statistics"),
-        "(b) energy, from answers": (
-            ours,
-            ON_ANSWERS,
-            (x, y),
-            f"with distances of {WIDTH} numbers",
-        ),
-    }
-    for what, (mine, peers, inputs, more) in parts.items():
+    distances = f"with distances of {WIDTH} numbers"
+    for what, mine, peer, inputs, more in (
+        ("given distances", ours_on_matrix, ON_MATRIX[name], (d, n), "labels and statistics"),
+        ("from answers", ours, ON_ANSWERS[name], (x, y), distances),
+    ):
         our = seconds(partial(mine, *inputs, PERMUTATIONS), 51)
-        for name, job in peers.items():
-            peer = seconds(partial(job, *inputs, PERMUTATIONS), 3)
-            rows.append(timed(f"{what}: ours / {name}", f"{note}, {more}", our, peer))
+        their = seconds(partial(peer, *inputs, PERMUTATIONS), 3)
+        rows.append(timed(f"energy, {what}: ours / {name}", f"{note}, {more}", our, their))
     return rows
 
 
@@ -263,66 +247,51 @@ def peer_time(name: str, n: int) -> float:
     return both + alone * (PERMUTATIONS - FEWER) / (FEWER + 1)
 
 
-def growth_rows() -> list[dict]:
-    """Exponents of the growth with the number of answers; draws the figure."""
-    curves = {"ours": [seconds(partial(ours, *arms(n), PERMUTATIONS), 5) for n in SIDES]}
-    curves |= {name: [peer_time(name, n) for n in SIDES] for name in ON_ANSWERS}
-    draw(curves)
-    large = [n >= 128 for n in SIDES]
-    slopes = {
-        name: float(np.polyfit(np.log(SIDES)[large], np.log(taken)[large], 1)[0])
-        for name, taken in curves.items()
-    }
+def growth_rows(name: str) -> list[dict]:
+    """Exponents of the growth with the number of answers, and times of the most answers."""
+    our = [seconds(partial(ours, *arms(n), PERMUTATIONS), 5) for n in SIDES]
+    their = [peer_time(name, n) for n in SIDES]
+    large = np.array(SIDES) >= 128
+    slopes = [
+        float(np.polyfit(np.log(SIDES)[large], np.log(taken)[large], 1)[0])
+        for taken in (our, their)
+    ]
     note = (
-        f"slope of log CPU seconds on log n, 128 to {SIDES[-1]} a side, distances included; peers "
+        f"slope of log CPU seconds on log n, 128 to {SIDES[-1]} a side, distances included; peer "
         f"from 256 a side on extrapolated from {FEWER} permutations"
     )
-    rows = [
-        row(f"growth: ours / {name}", note, ours=slopes["ours"], peer=slopes[name], unit="exponent")
-        for name in ON_ANSWERS
+    many = f"{SIDES[-1]} + {SIDES[-1]} answers, distances included; peer extrapolated"
+    return [
+        row(f"growth: ours / {name}", note, ours=slopes[0], peer=slopes[1], unit="exponent"),
+        timed(f"energy, many answers: ours / {name}", many, our[-1], their[-1]),
     ]
-    for name in ON_ANSWERS:
-        note = f"{SIDES[-1]} + {SIDES[-1]} answers, distances included; peer extrapolated"
-        what = f"(b) energy, many answers: ours / {name}"
-        rows.append(timed(what, note, curves["ours"][-1], curves[name][-1]))
-    return rows
 
 
-def draw(curves: dict[str, list[float]]) -> None:
-    """CPU seconds against the number of answers a side."""
-    import matplotlib.pyplot as plt
-
-    plots.use_style()
-    figure, ax = plt.subplots(figsize=(8, 5.5))
-    for (name, taken), marker in zip(curves.items(), "os^vD", strict=True):
-        ax.plot(SIDES, taken, f"{marker}-", label=name)
-    ax.set(xscale="log", yscale="log", xlabel="answers a side", ylabel="CPU seconds, one thread")
-    ax.set_xticks(SIDES, [str(side) for side in SIDES])
-    ax.minorticks_off()
-    ax.set_title(f"Energy test with {PERMUTATIONS} permutations, distances included", loc="left")
-    ax.legend()
-    with contextlib.suppress(OSError):
-        FIGURE.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(FIGURE)
-    plt.close(figure)
-
-
-def run() -> list[dict]:
-    """Rows of all parts; the figure goes to build/benchmarks/."""
-    for package in ("dcor", "hyppo"):
-        if not importlib.util.find_spec(package):
-            return [row("energy test", f"{package} is not installed (requirements-bench.txt)")]
+def against(name: str) -> list[dict]:
+    """All rows of one peer."""
+    package = {"dcor": "dcor", "hyppo": "hyppo.ksample"}.get(name)
+    if package and not importlib.util.find_spec(package.split(".")[0]):
+        return [row(f"energy test: ours / {name}", "not installed (requirements-bench.txt)")]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # hyppo warns of fewer than 1000 permutations
-        importlib.import_module("hyppo.ksample")  # a limit reaches only libraries that are there
-        importlib.import_module("dcor")
+        if package:
+            importlib.import_module(package)  # a limit reaches only libraries that are there
         with threadpool_limits(1):
             x, y = arms(SIDE)
-            d = squareform(pdist(np.concatenate([x, y])))
-            rows = agreement_rows(x, y, d) + speed_rows(x, y, d)
-            return [*rows, loop_row(x, y), *growth_rows()]
+            z = np.concatenate([x, y])
+            d = cdist(z, z)
+            return agreement_rows(name, x, y, d) + speed_rows(name, x, y, d) + growth_rows(name)
 
 
-if __name__ == "__main__":
-    for line in run():
-        print("  ".join(f"{x:.4g}" if isinstance(x, float) else str(x) for x in line.values()))
+def against_loop() -> list[dict]:
+    with threadpool_limits(1):
+        return [loop_row(*arms(SIDE))]
+
+
+PARTS = {
+    "dcor": partial(against, "dcor"),
+    "SciPy": partial(against, "SciPy"),
+    "SciPy-vectorised": partial(against, "SciPy, vectorised"),
+    "hyppo": partial(against, "hyppo"),
+    "loop": against_loop,
+}

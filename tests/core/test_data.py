@@ -126,11 +126,9 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
     (tmp_path / "art_qa.json").write_text(
         '{"data": [{"question": "红色?", "answer": true}]}', encoding="utf-8-sig"
     )
-    (tmp_path / "wiki.test.raw").write_text("= Title =", encoding="utf-8-sig")
     (city,) = released_04.question_set("cities", tmp_path)
     assert city == ("The city of Łódź is in Poland.", True, "Łódź")
     assert released_04.question_set("art", tmp_path)[0].text == "红色?"
-    assert data.wikitext(tmp_path) == "= Title ="
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "gbk", "cp1252"])
@@ -190,29 +188,6 @@ def test_the_real_audits_are_read(tutorials_data):
     found = released_05.published_audits()
     assert len(found["roles"]) == 8 and len(found) == 10
     assert all(len(texts) == 20 for arms in found.values() for texts in arms.values())
-
-
-def test_wikitext_is_read_as_plain_text_or_parquet(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="WikiText-2 is not here"):
-        data.wikitext(tmp_path)
-    other = tmp_path / "another-set" / "test-00000-of-00001.parquet"
-    other.parent.mkdir()
-    other.write_bytes(b"")
-    with pytest.raises(FileNotFoundError, match="WikiText-2 is not here"):
-        data.wikitext(tmp_path)
-    inner = tmp_path / "wikitext-2-raw-v1"
-    inner.mkdir()
-    parquet = inner / "test-00000-of-00001.parquet"
-    parquet.write_bytes(b"")
-    rows = [" = Title = \n", "", "A text .\n"]
-    monkeypatch.setattr(data.pd, "read_parquet", lambda path: data.pd.DataFrame({"text": rows}))
-    assert data.wikitext(tmp_path) == "".join(rows)
-    monkeypatch.setattr(data.pd, "read_parquet", lambda path: data.pd.DataFrame({"words": rows}))
-    with pytest.raises(ValueError, match=r"parquet: column 'text'"):
-        data.wikitext(tmp_path)
-    (inner / "wiki.test.raw").write_text("Łódź .\n", encoding="utf-8")
-    monkeypatch.setenv("TUTORIALS_DATA", str(tmp_path))
-    assert data.wikitext() == "Łódź .\n"
 
 
 def test_missing_published_data_say_which_variable_to_set(monkeypatch, tmp_path):

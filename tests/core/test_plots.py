@@ -6,6 +6,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from bs4 import BeautifulSoup
 from matplotlib.colors import to_rgb
 
 from helpers import plots
@@ -166,3 +167,40 @@ def test_a_font_of_the_system_is_taken_first(monkeypatch):
     with mpl.rc_context():
         plots.cjk_labels()
         assert mpl.rcParams["font.family"] == ["DejaVu Sans", "DejaVu Serif"]
+
+
+def test_forest_draws_series_beside_each_other():
+    series = {"q": ESTIMATES, "control": ESTIMATES[::-1]}
+    ax = plots.forest(LABELS, series)
+    heights = np.array([bar.lines[0].get_xydata()[0][1] for bar in ax.containers]).reshape(2, 3)
+    np.testing.assert_allclose(heights[1] - heights[0], 0.3)
+    np.testing.assert_allclose(heights.mean(0), range(3), atol=1e-9)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["q", "control"]
+    colors = [bar.lines[0].get_color() for bar in ax.containers]
+    assert colors == [plots.PALETTE["q"]] * 3 + [plots.PALETTE["control"]] * 3
+    assert_nothing_is_cut_off(ax.figure)
+
+
+def test_dots_stand_where_they_should():
+    _, ax = plt.subplots()
+    plots.dots([1, 2, 4], ESTIMATES, ax=ax, color="#ff0000", label="a", line=True)
+    (bar,) = ax.containers
+    points = bar.lines[0].get_xydata()
+    np.testing.assert_allclose(points, [(1, 0.5), (2, 0.1), (4, 0.9)])
+    ends = [segment[:, 1] for segment in bar.lines[2][0].get_segments()]
+    np.testing.assert_allclose(ends, np.array(ESTIMATES)[:, 1:])
+    with pytest.raises(ValueError, match=r"shape \(2, 3\)"):
+        plots.dots([1, 2], ESTIMATES, ax=ax)
+
+
+def test_a_description_travels_with_the_figure(monkeypatch):
+    shown = []
+    monkeypatch.setattr(plots, "display", lambda bundle, **rest: shown.append((bundle, rest)))
+    figure, ax = plt.subplots()
+    ax.plot([1, 2])
+    plots.describe(figure, 'a "rising" line: 1 < 2')
+    ((bundle, rest),) = shown
+    assert rest == {"metadata": {"image/png": {"alt": 'a "rising" line: 1 < 2'}}, "raw": True}
+    assert BeautifulSoup(bundle["text/html"], "html.parser").img["alt"] == 'a "rising" line: 1 < 2'
+    assert bundle["image/png"] in bundle["text/html"]
+    assert not plt.get_fignums()

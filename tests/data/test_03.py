@@ -13,7 +13,7 @@ from helpers import data, hooks, models
 HERE = data.folder("03")
 
 
-farms = data.module("03", "make_numbers")
+farms, released = data.module("03", "make_numbers"), data.module("03", "released")
 
 
 @pytest.mark.parametrize(
@@ -164,3 +164,30 @@ def test_a_stamp_may_hold_tuples(monkeypatch, tmp_path):
     again = farms.Steps("run", stamp)
     assert list(again.run("one", lambda: 1 / 0)) == [1, 2]
     assert farms.Steps("run", {**stamp, "topics": ("a", "c")}).done == {}
+
+
+def test_wikitext_is_read_as_plain_text_or_parquet(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="WikiText-2 is not here"):
+        released.wikitext(tmp_path)
+    other = tmp_path / "another-set" / "test-00000-of-00001.parquet"
+    other.parent.mkdir()
+    other.write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match="WikiText-2 is not here"):
+        released.wikitext(tmp_path)
+    inner = tmp_path / "wikitext-2-raw-v1"
+    inner.mkdir()
+    parquet = inner / "test-00000-of-00001.parquet"
+    parquet.write_bytes(b"")
+    rows = [" = Title = \n", "", "A text .\n"]
+    monkeypatch.setattr(
+        released.pd, "read_parquet", lambda path: released.pd.DataFrame({"text": rows})
+    )
+    assert released.wikitext(tmp_path) == "".join(rows)
+    monkeypatch.setattr(
+        released.pd, "read_parquet", lambda path: released.pd.DataFrame({"words": rows})
+    )
+    with pytest.raises(ValueError, match=r"parquet: column 'text'"):
+        released.wikitext(tmp_path)
+    (inner / "wiki.test.raw").write_text("Łódź .\n", encoding="utf-8-sig")
+    monkeypatch.setenv("TUTORIALS_DATA", str(tmp_path))
+    assert released.wikitext() == "Łódź .\n"
