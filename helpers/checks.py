@@ -20,7 +20,10 @@ def as_array(values: ArrayLike) -> np.ndarray:
 def finite(name: str, values: ArrayLike, ndim: int | None = None) -> np.ndarray:
     """`values` as a float64 array with entries, of `ndim` dimensions if given, none NaN."""
     try:
-        array = np.asarray(as_array(values), dtype=float)
+        array = as_array(values)
+        if np.iscomplexobj(array):  # NumPy would drop the imaginary part
+            raise TypeError("got complex ones")
+        array = np.asarray(array, dtype=float)
     except (TypeError, ValueError) as error:
         raise ValueError(f"`{name}` must be real numbers, rows of one length: {error}.") from None
     if array.size == 0 or array.ndim != (array.ndim if ndim is None else ndim):

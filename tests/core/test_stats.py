@@ -208,6 +208,7 @@ def test_coverage_with_clusters():
     [
         (lambda: bootstrap_ci([]), "`values` must have entries"),
         (lambda: bootstrap_ci([[1, 2], [3]]), "`values` must be real numbers, rows of one length"),
+        (lambda: bootstrap_ci([1, 2j]), "`values` must be real numbers"),
         (lambda: bootstrap_ci([1, np.nan, 3]), "`values` holds 1 NaN or infinite"),
         (lambda: bootstrap_ci([1.0]), "two or more observations"),
         (lambda: bootstrap_ci([1, 2], level=95), "`level`"),
