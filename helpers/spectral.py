@@ -13,22 +13,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import integrate, optimize
 
-from helpers.checks import EPS, as_array
+from helpers import checks
 
 _BYTES_AT_ONCE = 64_000_000  # Gram matrices held in memory at once
 _GRID = 48  # places per start where the distance is looked at before it is computed in full
 _MIN_EIGENVALUES = 5
-_TINY = np.finfo(float).tiny
-
-
-def _matrices(name: str, values: ArrayLike) -> np.ndarray:
-    """Real, finite, floating-point matrices (..., r, c), or a ValueError that names them."""
-    array = as_array(values)
-    if array.ndim < 2 or 0 in array.shape:
-        raise ValueError(f"`{name}` must have shape (..., r, c) with entries; got {array.shape}.")
-    if array.dtype.kind != "f":
-        raise ValueError(f"`{name}` must hold floating-point numbers; got {array.dtype}.")
-    return array
 
 
 def eigenvalues(matrices: ArrayLike) -> np.ndarray:
@@ -43,9 +32,14 @@ def eigenvalues(matrices: ArrayLike) -> np.ndarray:
 
     Raises:
         ValueError: fewer than two dimensions, no entries, integers or complex numbers, NaN or
-            infinite entries, or entries whose squares overflow or vanish.
+            infinite entries.
     """
-    matrices = _matrices("matrices", matrices)
+    matrices = checks.as_array(matrices)
+    if matrices.ndim < 2 or 0 in matrices.shape or matrices.dtype.kind != "f":
+        raise ValueError(
+            "`matrices` must be floating-point numbers, shape (..., r, c), with entries; got "
+            f"{matrices.dtype} of {matrices.shape}."
+        )
     *stack, r, c = matrices.shape
     m = min(r, c)
     found = np.empty((int(np.prod(stack)), m))
@@ -53,21 +47,10 @@ def eigenvalues(matrices: ArrayLike) -> np.ndarray:
     places = list(np.ndindex(*stack))
     step = max(1, _BYTES_AT_ONCE // (8 * (m * m + r * c)))
     for start in range(0, len(places), step):
-        block = np.stack([matrices[at] for at in places[start : start + step]], dtype=np.float64)
-        if not np.isfinite(block).all():
-            bad = int(np.count_nonzero(~np.isfinite(block)))
-            raise ValueError(f"`matrices` holds NaN or infinite entries ({bad} or more).")
-        block = block if r <= c else block.swapaxes(-1, -2)
-        # Scaled to entries of at most 1: sums of squares neither overflow nor vanish.
-        scale = np.abs(block).max(axis=(-1, -2), keepdims=True)
-        scale[scale == 0] = 1
-        block = block / scale
-        own = _without_noise(np.linalg.eigvalsh(block @ block.swapaxes(-1, -2)), block)
-        with np.errstate(over="ignore", under="ignore"):
-            whole = own * scale[..., 0] ** 2
-        if not ((whole < np.inf) & ((whole >= _TINY) | (own == 0))).all():
-            raise ValueError("`matrices` holds entries too large or too small to be squared.")
-        found[start : start + step] = whole
+        block = np.stack([matrices[at] for at in places[start : start + step]])
+        block = checks.finite("matrices", block if r <= c else block.swapaxes(-1, -2))
+        own = np.linalg.eigvalsh(block @ block.swapaxes(-1, -2))
+        found[start : start + step] = _without_noise(own, block)
     return found.reshape(*stack, m)
 
 
@@ -77,7 +60,7 @@ def _without_noise(own: np.ndarray, block: np.ndarray) -> np.ndarray:
     Several below the rounding of products mean a lost rank, be it of weights that were rounded
     when stored: those of full matrices keep apart. One may be real: its singular value tells.
     """
-    share = EPS * max(block.shape[1:])
+    share = checks.EPS * max(block.shape[1:])
     small = own < share * own[:, -1:]
     own = np.where(small, 0, own)
     for at in np.flatnonzero(small.sum(-1) == 1):
@@ -85,12 +68,6 @@ def _without_noise(own: np.ndarray, block: np.ndarray) -> np.ndarray:
         if values[-1] > share * values[0]:
             own[at, 0] = values[-1] ** 2
     return own
-
-
-def _whole(name: str, value: int, least: int) -> int:
-    if not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"`{name}` must be a whole number, at least {least}; got {value!r}.")
-    return int(value)
 
 
 def windows(matrix: ArrayLike, height: int, *, ops: int, ratio: float = 1.0) -> np.ndarray:
@@ -112,13 +89,11 @@ def windows(matrix: ArrayLike, height: int, *, ops: int, ratio: float = 1.0) -> 
 
     Source: Hu et al. 2025; the grid is that of their repository, commit 834612b.
     """
-    matrix = as_array(matrix)
+    matrix = checks.as_array(matrix)
     if matrix.ndim != 2:
         raise ValueError(f"`matrix` must have shape (r, c); got {matrix.shape}.")
-    if not (np.isfinite(ratio) and ratio > 0):
-        raise ValueError(f"`ratio` must be a positive number; got {ratio!r}.")
-    height, ops = _whole("height", height, 1), _whole("ops", ops, 1)
-    columns = min(height * ratio, 1e15)  # round() takes no infinity
+    height, ops = checks.whole("height", height, 1), checks.whole("ops", ops, 1)
+    columns = min(height * checks.positive("ratio", ratio), 1e15)  # round() takes no infinity
     size = (height, int(round(columns, 9)))  # 0.29 * 100 is 29, not 28.99...
     for name, own, room in zip(("height", "ratio"), size, matrix.shape, strict=True):
         if not 1 <= own <= room:
@@ -134,18 +109,17 @@ def windows(matrix: ArrayLike, height: int, *, ops: int, ratio: float = 1.0) -> 
 # ------------------------------------------------------------------------------ Marchenko-Pastur
 
 
-def mp_support(gamma: float, var: float = 1.0) -> tuple[float, float]:
-    """Ends of the Marchenko-Pastur law: var (1 ∓ √gamma)².
+def mp_support(gamma: float) -> tuple[float, float]:
+    """Ends of the Marchenko-Pastur law: (1 ∓ √gamma)².
 
     The law is the limit of the eigenvalues of W Wᵀ / n for an m x n matrix of independent
-    entries with mean 0 and variance `var`.
+    entries with mean 0 and variance 1.
 
     Args:
         gamma: m / n, in (0, 1]; with Q = n / m it is 1 / Q.
-        var: variance of the entries.
 
     Raises:
-        ValueError: `gamma` outside (0, 1], or `var` not positive.
+        ValueError: `gamma` outside (0, 1].
 
     Source: Marchenko and Pastur (1967).
     """
@@ -153,45 +127,29 @@ def mp_support(gamma: float, var: float = 1.0) -> tuple[float, float]:
         raise ValueError(
             f"`gamma` must lie in (0, 1], the shorter side over the longer; got {gamma!r}."
         )
-    if not (np.isfinite(var) and var > 0):
-        raise ValueError(f"`var` must be a positive number; got {var!r}.")
     root = np.sqrt(gamma)
-    return float(var * (1 - root) ** 2), float(var * (1 + root) ** 2)
+    return float((1 - root) ** 2), float((1 + root) ** 2)
 
 
-def mp_pdf(x: ArrayLike, gamma: float, var: float = 1.0) -> np.ndarray:
+def mp_pdf(x: ArrayLike, gamma: float) -> np.ndarray:
     """Density of the Marchenko-Pastur law; 0 outside its support.
 
     Args:
-        x: where; gamma, var: as in `mp_support`.
+        x: where; gamma: as in `mp_support`.
 
     Returns:
         Densities, shaped like `x`; infinite at 0 for gamma = 1.
     """
-    low, high = mp_support(gamma, var)
+    low, high = mp_support(gamma)
     x = np.asarray(x, dtype=float)
     with np.errstate(divide="ignore", invalid="ignore"):
-        density = np.sqrt((high - x) * (x - low)) / (2 * np.pi * gamma * var * x)
+        density = np.sqrt((high - x) * (x - low)) / (2 * np.pi * gamma * x)
     density = np.where((x < low) | (x > high), 0.0, density)
     return np.where((x == low) & (low == 0), np.inf, density)
 
 
-def mp_cdf(x: ArrayLike, gamma: float, var: float = 1.0) -> np.ndarray:
-    """Distribution function of the Marchenko-Pastur law, in closed form.
-
-    Args:
-        x: where; gamma, var: as in `mp_support`.
-
-    Returns:
-        Probabilities, shaped like `x`.
-    """
-    low, high = mp_support(gamma, var)
-    x = np.clip(np.asarray(x, dtype=float), low, high)
-    return _mp_cdf(2 * np.arctan2(np.sqrt(x - low), np.sqrt(high - x)), gamma)
-
-
 def _mp_cdf(t: ArrayLike, gamma: float) -> np.ndarray:
-    """The same at an angle t: from 0 to pi, x = 1 + gamma - 2 √gamma cos t runs over the support.
+    """Mass of the law below 1 + gamma - 2 √gamma cos t: from 0 to pi, t runs over the support.
 
     The angle keeps full precision at the ends, where the law is steep.
     """
@@ -208,18 +166,18 @@ def _mp_angle(p: float, gamma: float) -> float:
     return optimize.brentq(lambda t: _mp_cdf(t, gamma) - p, 0, np.pi, xtol=1e-15)
 
 
-def mp_quantile(p: float, gamma: float, var: float = 1.0) -> float:
+def mp_quantile(p: float, gamma: float) -> float:
     """Where the Marchenko-Pastur law has the share `p` of its mass below.
 
     Args:
-        p: in [0, 1]; gamma, var: as in `mp_support`.
+        p: in [0, 1]; gamma: as in `mp_support`.
 
     Raises:
         ValueError: `p` outside [0, 1], and as `mp_support`.
     """
     if not 0 <= p <= 1:
         raise ValueError(f"`p` must lie in [0, 1]; got {p!r}.")
-    low, high = mp_support(gamma, var)
+    low, high = mp_support(gamma)
     angle = _mp_angle(p, gamma)
     return float(low * np.cos(angle / 2) ** 2 + high * np.sin(angle / 2) ** 2)
 
@@ -238,8 +196,7 @@ def mp_alpha(q: float, tail: float = 0.5) -> float:
     """
     if not (np.isfinite(q) and q >= 1):
         raise ValueError(f"`q` must be at least 1, the longer side over the shorter; got {q!r}.")
-    if not 0 < tail < 1:
-        raise ValueError(f"`tail` must lie strictly between 0 and 1; got {tail!r}.")
+    checks.share("tail", tail)
     gamma = 1 / q
     root = np.sqrt(gamma)
 
@@ -273,16 +230,9 @@ class PowerLawFit(NamedTuple):
 
 def _spectrum(eigs: ArrayLike) -> np.ndarray:
     """Ascending, non-negative, finite eigenvalues, five at least and not all equal."""
-    eigs = as_array(eigs)
-    if eigs.ndim != 1 or eigs.dtype.kind not in "fiu":
-        raise ValueError(
-            f"`eigs` must be real numbers of shape (N,); got {eigs.dtype} of {eigs.shape}."
-        )
-    eigs = eigs.astype(float)
+    eigs = checks.finite("eigs", eigs, 1)
     if len(eigs) < _MIN_EIGENVALUES:
         raise ValueError(f"`eigs` has {len(eigs)} value(s); a fit needs {_MIN_EIGENVALUES}.")
-    if not np.isfinite(eigs).all():
-        raise ValueError("`eigs` holds NaN or infinite values.")
     if eigs.min() < 0 or (np.diff(eigs) < 0).any():
         raise ValueError("`eigs` must be non-negative and sorted in ascending order.")
     if eigs[0] == eigs[-1]:
@@ -314,7 +264,7 @@ def tail_alpha(eigs: ArrayLike, start: int) -> float:
     Source: Clauset, Shalizi and Newman (2009), equation 3.1.
     """
     eigs = _spectrum(eigs)
-    if _whole("start", start, 0) > len(eigs) - 2:
+    if checks.whole("start", start, 0) > len(eigs) - 2:
         raise ValueError(
             f"`start` must leave two eigenvalues: 0 <= start <= {len(eigs) - 2}; got {start!r}."
         )
@@ -355,7 +305,7 @@ def peak_starts(eigs: ArrayLike, *, bins: int = 100, as_intended: bool = False) 
     eigs = _spectrum(eigs)
     if eigs[0] == 0:
         raise ValueError("`eigs` holds zeros; the peak rule takes logarithms, so leave them out.")
-    bins = _whole("bins", bins, 1)
+    bins = checks.whole("bins", bins, 1)
     counts, edges = np.histogram(np.log10(eigs), bins)
     peak = 10 ** edges[int(counts.argmax())]
     bound = 0.95 * peak if as_intended else np.log10(0.95 * peak)

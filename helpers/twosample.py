@@ -14,6 +14,10 @@ from math import ceil, comb
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.spatial import distance
+from scipy.stats import t as student
+
+from helpers import checks
+from helpers.stats import Estimate
 
 _BYTES_AT_ONCE = 128_000  # a block of labels or pairs; larger ones leave the cache, or cost pages
 
@@ -34,79 +38,17 @@ class PermutationResult:
     @property
     def z(self) -> float:
         """Standard deviations between the statistic and its mean under relabelling."""
-        null, exponent = _scaled(self.null_distribution)
-        own, spread = np.ldexp(self.statistic, -exponent), np.std(null)
-        return float((own - np.mean(null)) / spread) if spread > 1e-12 * abs(own) else 0.0
-
-
-def _scaled(values: np.ndarray, axis: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Without a power of two along `axis`, and its exponent: squares stay in range, digits too."""
-    exponent = np.frexp(np.abs(values).max(axis, keepdims=axis is not None))[1]
-    return np.ldexp(values, -exponent), exponent
+        null = self.null_distribution
+        own, spread = self.statistic - np.mean(null), np.std(null)
+        return float(own / spread) if spread > 1e-12 * abs(self.statistic) else 0.0
 
 
 # ------------------------------------------------------------------- matrices of pooled answers
 
 
-def _matrix(name: str, values: ArrayLike) -> np.ndarray:
-    """`values` as a finite float64 matrix, or a ValueError that names the argument."""
-    try:
-        matrix = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"`{name}` must hold real numbers, rows of one length (dimension): {error}."
-        ) from None
-    if matrix.ndim != 2 or 0 in matrix.shape:
-        raise ValueError(
-            f"`{name}` must be a matrix, a row for each pooled answer; got shape {matrix.shape}; "
-            "plain numbers go in as a column, values[:, None]."
-        )
-    bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
-    if bad.size:
-        raise ValueError(
-            f"`{name}` holds NaN or infinite entries in {len(bad)} row(s), first in row {bad[0]}; "
-            "embed those answers again or leave them out."
-        )
-    return matrix
-
-
-def distance_matrix(z: ArrayLike, metric: str = "euclidean") -> np.ndarray:
-    """Distances between all answers, from differences and not from inner products.
-
-    Args:
-        z: (N, d) embeddings; for a test both arms together, X first.
-        metric: "euclidean", or "cosine" (1 - cosine similarity, that is half the squared distance
-            of the unit vectors).
-
-    Returns:
-        (N, N) float64: symmetric, never negative, exactly 0 on the diagonal and for equal rows.
-
-    Raises:
-        ValueError: an unknown metric, rows of unequal length, NaN or infinite entries, a row of
-            zeros under "cosine", or distances too large for float64.
-    """
-    z, exponent = _scaled(_matrix("z", z), 1 if metric == "cosine" else None)
-    if metric == "cosine":
-        norms = np.linalg.norm(z, axis=1, keepdims=True)
-        if not (norms > 0).all():
-            raise ValueError(
-                f"`z` is 0 in row {np.argmin(norms)}, which has no cosine distance; use "
-                'metric="euclidean" or leave that answer out.'
-            )
-        pairs = distance.pdist(z / norms, "sqeuclidean") / 2
-    elif metric == "euclidean":
-        with np.errstate(over="ignore"):
-            pairs = np.ldexp(distance.pdist(z), exponent)
-    else:
-        raise ValueError(f'`metric` must be "euclidean" or "cosine"; got {metric!r}.')
-    if not np.isfinite(pairs).all():
-        raise ValueError("`z` holds entries too large for their distances; divide by the largest.")
-    return distance.squareform(pairs, checks=False) if len(z) > 1 else np.zeros((1, 1))
-
-
 def _symmetric(name: str, values: ArrayLike) -> np.ndarray:
     """A symmetric matrix of at least two answers; what stands on its diagonal is left open."""
-    matrix = _matrix(name, values)
+    matrix = checks.finite(name, values, 2)
     if matrix.shape[0] != matrix.shape[1] or len(matrix) < 2:
         raise ValueError(
             f"`{name}` must have shape (N, N), both arms against both, N at least 2; got "
@@ -125,7 +67,7 @@ def _distances(d: ArrayLike) -> np.ndarray:
     if (d < 0).any():
         raise ValueError(
             f"`d` holds negative distances, down to {d.min():.3g}; are these similarities? "
-            "`distance_matrix` makes no rounding errors, np.maximum(d, 0) removes them."
+            "Against rounding errors np.maximum(d, 0)."
         )
     if d.diagonal().any():
         raise ValueError(
@@ -136,12 +78,6 @@ def _distances(d: ArrayLike) -> np.ndarray:
 
 
 # ---------------------------------------------------------------------------------------- labels
-
-
-def _whole(name: str, value: int, least: int) -> int:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-        raise ValueError(f"`{name}` must be a whole number, at least {least}; got {value!r}.")
-    return int(value)
 
 
 def label_matrix(
@@ -162,8 +98,8 @@ def label_matrix(
     Raises:
         ValueError: a number that is not whole or not positive.
     """
-    n_x, n_y = _whole("n_x", n_x, 1), _whole("n_y", n_y, 1)
-    n_permutations, n = _whole("n_permutations", n_permutations, 1), n_x + n_y
+    n_x, n_y = checks.whole("n_x", n_x, 1), checks.whole("n_y", n_y, 1)
+    n_permutations, n = checks.whole("n_permutations", n_permutations, 1), n_x + n_y
     if (count := comb(n, n_x)) <= n_permutations + 1:
         chosen = np.fromiter(chain.from_iterable(combinations(range(n), n_x)), dtype=np.intp)
         labels = np.zeros((count, n), dtype=bool)  # lexicographic order starts with the first n_x
@@ -218,21 +154,18 @@ def permutation_pvalue(stats: ArrayLike, rtol: float = 1e-9) -> float:
 
     Source: Phipson and Smyth 2010, equation 2.
     """
-    stats = np.asarray(stats, dtype=np.float64)
-    if stats.ndim != 1 or len(stats) < 2:
-        raise ValueError(
-            f"`stats` must have shape (R,), the observed one and others; got {stats.shape}."
-        )
-    if not np.isfinite(stats).all():
-        raise ValueError("`stats` holds NaN or infinite values; use a statistic without them.")
+    stats = checks.finite("stats", stats, 1)
+    if len(stats) < 2:
+        raise ValueError("`stats` must be the observed one and others.")
     return float(np.mean(stats >= stats[0] - rtol * np.abs(stats).max()))
 
 
 def _check_resolution(n_x, n_y, n_permutations, alpha, n_tests, mirrored) -> None:
     """Refuse a test that could not reject at `alpha` whatever the answers."""
-    if not 0 < alpha < 1:
-        raise ValueError(f"`alpha` must lie strictly between 0 and 1, such as 0.05; got {alpha!r}.")
-    count, level = comb(n_x + n_y, n_x), alpha / _whole("n_tests", n_tests, 1)
+    count, level = (
+        comb(n_x + n_y, n_x),
+        checks.share("alpha", alpha) / checks.whole("n_tests", n_tests, 1),
+    )
     least = (2 if mirrored and n_x == n_y else 1) / count
     says = f"allows no p-value below {{:.3g}}, but alpha / n_tests is {level:.3g};"
     bound = level * (1 + 1e-9)
@@ -279,7 +212,10 @@ def permutation_test(
 
     Source: Rauba et al. 2025, Algorithm 1.
     """
-    n_x, n_permutations = _whole("n_x", n_x, 2), _whole("n_permutations", n_permutations, 1)
+    n_x, n_permutations = (
+        checks.whole("n_x", n_x, 2),
+        checks.whole("n_permutations", n_permutations, 1),
+    )
     if n - n_x < 2:
         raise ValueError(f"`n_x` = {n_x} of {n} answers; a test needs at least two in each arm.")
     if alpha is not None:
@@ -330,7 +266,7 @@ def energy_statistics(d: ArrayLike, labels: ArrayLike) -> np.ndarray:
 
 
 def energy_coefficient(d: ArrayLike, n_x: int) -> float:
-    """Effect size H = E / (2 mean d(x, y)), in [0, 1] for the distances of `distance_matrix`.
+    """Effect size H = E / (2 mean d(x, y)), in [0, 1] for Euclidean and cosine distances.
 
     Its floor is not 0: two arms of k answers of one distribution give about 1 / k, so that
     coefficients are compared at equal k only.
@@ -345,7 +281,7 @@ def energy_coefficient(d: ArrayLike, n_x: int) -> float:
     Raises:
         ValueError: as `energy_statistics`; `n_x` that leaves an arm empty.
     """
-    d, n_x = _distances(d), _whole("n_x", n_x, 1)
+    d, n_x = _distances(d), checks.whole("n_x", n_x, 1)
     if n_x >= len(d):
         raise ValueError(f"`n_x` = {n_x} leaves nothing of {len(d)} answers for the second arm.")
     across = d[:n_x, n_x:].mean()
@@ -371,29 +307,37 @@ def energy_test(d: ArrayLike, n_x: int, **options) -> PermutationResult:
     )
 
 
-def mmd_test(
-    d: ArrayLike, n_x: int, *, bandwidth: float | None = None, **options
-) -> PermutationResult:
-    """Maximum mean discrepancy with a Gaussian kernel, answers permuted.
+def jackknife_ci(
+    statistic: Callable[[np.ndarray], float], arms: ArrayLike, level: float = 0.95
+) -> Estimate:
+    """Interval of a statistic of one or more samples, from leaving out one item at a time.
+
+    For smooth statistics; at their minimum, such as the energy of two equal arms, it is no test.
 
     Args:
-        d, n_x, options: as in `energy_test`; the distances must be Euclidean.
-        bandwidth: σ in exp(-d² / (2 σ²)); by default the median of the distances above 0, which
-            does not depend on the labels.
+        statistic: maps the places (N',) of the items that stay, ascending, to a number.
+        arms: (N,) the sample to which each item belongs.
+        level: confidence level of the Student-t interval, with N - number of samples degrees.
 
-    Returns: PermutationResult; the statistic is MMD², diagonals included (V-statistic).
+    Returns:
+        Estimate of the statistic of all items.
 
     Raises:
-        ValueError: as `energy_test`; a bandwidth that is not positive.
+        ValueError: a sample of fewer than two items, or a statistic that is not finite.
 
-    Source: Gretton et al. 2012, equation 5.
+    Source: Arvesen 1969, Jackknifing U-statistics, for several samples.
     """
-    d = _distances(d)
-    if bandwidth is None:
-        bandwidth = np.median(d[d > 0]) if d.any() else 1.0
-    if not (np.isfinite(bandwidth) and bandwidth > 0):
-        raise ValueError(f"`bandwidth` must be a positive number; got {bandwidth!r}.")
-    return energy_test(-np.expm1(-((d / bandwidth) ** 2) / 2), n_x, **options)  # 1 - kernel
+    places = np.arange(np.size(arms))
+    codes, counts = checks.codes("arms", arms, len(places))
+    if counts.size == 0 or counts.min() < 2:
+        raise ValueError("`arms` must name at least two items of each sample, to leave one out.")
+    found = [statistic(np.delete(places, i)) for i in places]
+    *found, estimate = checks.finite("statistic", [*found, statistic(places)])
+    squares = (found - (np.bincount(codes, found) / counts)[codes]) ** 2
+    error = np.sqrt((np.bincount(codes, squares) * (counts - 1) / counts).sum())
+    quantile = student.ppf((1 + checks.share("level", level)) / 2, len(places) - len(counts))
+    half = float(error * quantile)
+    return Estimate(float(estimate), float(estimate) - half, float(estimate) + half)
 
 
 # ----------------------------------------------------------------- Algorithm 1 with Jensen-Shannon
@@ -416,7 +360,7 @@ def pair_histograms(
     Raises:
         ValueError: `s` is not square, finite and symmetric, `labels` do not fit it, or no bins.
     """
-    s, n_bins = _symmetric("s", s), _whole("n_bins", n_bins, 1)
+    s, n_bins = _symmetric("s", s), checks.whole("n_bins", n_bins, 1)
     labels, _ = _labels(labels, len(s), 2)
     i, j = np.triu_indices(len(s), 1)
     pairs = s[i, j]

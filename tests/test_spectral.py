@@ -19,7 +19,6 @@ from helpers.spectral import (
     fit_power_law,
     median_starts,
     mp_alpha,
-    mp_cdf,
     mp_pdf,
     mp_quantile,
     mp_support,
@@ -93,19 +92,6 @@ def test_float32_is_lifted_before_the_gram_matrix():
     assert (np.abs(careless[:3] / exact[:3] - 1) > 10).all()
 
 
-@pytest.mark.parametrize("scale", [1e150, 1e-150])
-def test_squares_within_float64_come_out_whole(scale):
-    matrix = gaussian(4, 6)
-    expected = eigenvalues(matrix) * scale * scale
-    np.testing.assert_allclose(eigenvalues(scale * matrix), expected, rtol=1e-12)
-
-
-@pytest.mark.parametrize("scale", [1e200, 1e-200, 1e-155])
-def test_squares_beyond_float64_are_refused(scale):
-    with pytest.raises(ValueError, match="`matrices` holds entries too large or too small"):
-        eigenvalues(scale * gaussian(6, 6))
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_tensors_are_matrices_too(dtype):
     weight = torch.nn.Parameter(torch.from_numpy(gaussian(6, 9)).to(dtype))
@@ -117,7 +103,7 @@ def test_tensors_are_matrices_too(dtype):
     assert fit == fit_power_law(eigenvalues(plain))
     assert geometry.mean_cosine(weight) == geometry.mean_cosine(plain)
     assert geometry.participation_ratio(weight) == geometry.participation_ratio(plain)
-    with pytest.raises(ValueError, match="`matrices` must hold floating-point"):
+    with pytest.raises(ValueError, match="`matrices` must be floating-point"):
         eigenvalues((weight * 100).to(torch.int8))
 
 
@@ -177,16 +163,16 @@ def with_entry(value):
 @pytest.mark.parametrize(
     ("matrices", "says"),
     [
-        (with_entry(np.nan), "`matrices` holds NaN"),
-        (with_entry(-np.inf), "`matrices` holds NaN or infinite"),
-        (np.stack([gaussian(3, 4), with_entry(np.nan)]), "`matrices` holds NaN"),
-        (np.empty((0, 3)), "`matrices` must have shape"),
-        (np.empty((0, 3, 3)), "`matrices` must have shape"),
-        (np.ones(4), "`matrices` must have shape"),
-        (1.0, "`matrices` must have shape"),
-        (np.ones((3, 4), dtype=int), "`matrices` must hold floating-point"),
-        (np.ones((3, 4), dtype=bool), "`matrices` must hold floating-point"),
-        (np.ones((3, 4), dtype=complex), "`matrices` must hold floating-point"),
+        (with_entry(np.nan), "`matrices` holds 1 NaN"),
+        (with_entry(-np.inf), "`matrices` holds 1 NaN or infinite"),
+        (np.stack([gaussian(3, 4), with_entry(np.nan)]), "`matrices` holds 1 NaN"),
+        (np.empty((0, 3)), "`matrices` must be floating-point"),
+        (np.empty((0, 3, 3)), "`matrices` must be floating-point"),
+        (np.ones(4), "`matrices` must be floating-point"),
+        (1.0, "`matrices` must be floating-point"),
+        (np.ones((3, 4), dtype=int), "`matrices` must be floating-point"),
+        (np.ones((3, 4), dtype=bool), "`matrices` must be floating-point"),
+        (np.ones((3, 4), dtype=complex), "`matrices` must be floating-point"),
     ],
 )
 def test_eigenvalues_refuse(matrices, says):
@@ -355,61 +341,48 @@ def test_medians_of_noise(q, expected):
 
 
 @pytest.mark.parametrize("gamma", [1, 2 / 3, 0.5, 0.25, 1 / 16])
-@pytest.mark.parametrize("var", [1.0, 0.02, 30.0])
-def test_moments_of_noise(gamma, var):
-    low, high = mp_support(gamma, var)
+def test_moments_of_noise(gamma):
+    low, high = mp_support(gamma)
     middle, half = (low + high) / 2, (high - low) / 2
 
     def moment(power):
         def integrand(t):
             x = middle - half * np.cos(t)
-            return x**power * mp_pdf(x, gamma, var) * half * np.sin(t)
+            return x**power * mp_pdf(x, gamma) * half * np.sin(t)
 
         return integrate.quad(integrand, 1e-12, np.pi, epsabs=1e-12, limit=200)[0]
 
     assert moment(0) == pytest.approx(1, abs=1e-6)
-    assert moment(1) / var == pytest.approx(1, abs=1e-6)
-    assert moment(2) / var**2 == pytest.approx(1 + gamma, abs=1e-6)
+    assert moment(1) == pytest.approx(1, abs=1e-6)
+    assert moment(2) == pytest.approx(1 + gamma, abs=1e-6)
 
 
 @pytest.mark.parametrize("gamma", [1, 0.9, 0.5, 0.1])
-def test_the_distribution_function_is_the_integral_of_the_density(gamma):
-    for t in np.linspace(0, np.pi, 9):
+def test_the_quantile_inverts_the_integral_of_the_density(gamma):
+    for t in np.linspace(0.1, 3, 9):
         mass = mp_mean(np.ones_like, gamma, 0, t)
-        assert float(mp_cdf(mp_value(t, gamma), gamma)) == pytest.approx(mass, abs=1e-12)
-        if 0.3 < t < 3:
-            x, step = mp_value(t, gamma), 1e-5
-            slope = (mp_cdf(x + step, gamma) - mp_cdf(x - step, gamma)) / (2 * step)
-            assert slope == pytest.approx(float(mp_pdf(x, gamma)), rel=1e-5)
+        assert mp_quantile(mass, gamma) == pytest.approx(mp_value(t, gamma), rel=1e-7)
 
 
-@given(st.floats(0.01, 1), st.floats(1e-6, 1 - 1e-6), st.floats(1e-3, 1e3))
-def test_the_quantile_inverts_the_distribution_function(gamma, p, var):
-    x = mp_quantile(p, gamma, var)
-    low, high = mp_support(gamma, var)
-    assert low <= x <= high
-    assert float(mp_cdf(x, gamma, var)) == pytest.approx(p, abs=1e-9)
-    assert x == pytest.approx(var * mp_quantile(p, gamma), rel=1e-9)
+@given(st.floats(0.01, 1), st.floats(0, 1))
+def test_quantiles_lie_in_the_support(gamma, p):
+    low, high = mp_support(gamma)
+    assert low <= mp_quantile(p, gamma) <= high
 
 
 @pytest.mark.parametrize("gamma", [1, 0.9, 2 / 3, 0.5, 1 / 3, 0.1, 0.001])
 def test_the_extreme_quantiles_are_the_ends_of_the_support(gamma):
-    low, high = mp_support(gamma, 3)
-    assert mp_quantile(0, gamma, 3) == pytest.approx(low, rel=1e-9, abs=1e-9)
-    assert mp_quantile(1, gamma, 3) == pytest.approx(high, rel=1e-9)
+    low, high = mp_support(gamma)
+    assert mp_quantile(0, gamma) == pytest.approx(low, rel=1e-9, abs=1e-9)
+    assert mp_quantile(1, gamma) == pytest.approx(high, rel=1e-9)
 
 
 def test_the_support_and_what_lies_outside():
     assert mp_support(0.25) == (0.25, 2.25)
-    assert mp_support(0.25, 4) == (1, 9)
     assert mp_support(1) == (0, 4)
     np.testing.assert_array_equal(mp_pdf([-1, 0, 0.2, 2.3], 0.25), 0)
-    np.testing.assert_array_equal(mp_cdf([-1, 0.25, 2.25, 9], 0.25), [0, 0, 1, 1])
     np.testing.assert_array_equal(mp_pdf([-1e-9, 0, 4, 5], 1), [0, np.inf, 0, 0])
-    assert mp_pdf(np.ones((2, 3)), 0.5).shape == mp_cdf(np.ones((2, 3)), 0.5).shape == (2, 3)
-    x = np.linspace(0.1, 3, 7)
-    np.testing.assert_allclose(mp_pdf(2 * x, 0.5, 2), mp_pdf(x, 0.5) / 2, rtol=1e-12)
-    np.testing.assert_allclose(mp_cdf(2 * x, 0.5, 2), mp_cdf(x, 0.5), rtol=1e-12)
+    assert mp_pdf(np.ones((2, 3)), 0.5).shape == (2, 3)
 
 
 def test_a_large_gaussian_matrix_has_the_exponent_of_noise():
@@ -420,24 +393,13 @@ def test_a_large_gaussian_matrix_has_the_exponent_of_noise():
         assert np.quantile(eigs / 2048, p) == pytest.approx(mp_quantile(p, 0.5), abs=0.01)
 
 
-@pytest.mark.parametrize("function", [mp_support, *(partial(f, 1.0) for f in (mp_pdf, mp_cdf))])
+@pytest.mark.parametrize("function", [mp_support, partial(mp_pdf, 1.0)])
 @pytest.mark.parametrize("gamma", [0, -0.5, 1.01, np.nan, np.inf])
 def test_the_law_refuses_a_gamma_out_of_range(function, gamma):
     with pytest.raises(ValueError, match="`gamma`"):
         function(gamma)
     with pytest.raises(ValueError, match="`gamma`"):
         mp_quantile(0.5, gamma)
-
-
-@pytest.mark.parametrize("var", [0, -1, np.nan, np.inf])
-def test_the_law_refuses_a_variance_that_is_none(var):
-    for call in (
-        lambda: mp_support(0.5, var),
-        lambda: mp_pdf(1, 0.5, var),
-        lambda: mp_cdf(1, 0.5, var),
-    ):
-        with pytest.raises(ValueError, match="`var`"):
-            call()
 
 
 @pytest.mark.parametrize(
@@ -493,11 +455,11 @@ def test_a_pareto_sample_gives_its_exponent_back(alpha):
 
 
 BAD_SPECTRA = [
-    ([1, 2, np.nan, 4, 5], "`eigs` holds NaN"),
-    ([1, 2, 3, 4, np.inf], "`eigs` holds NaN or infinite"),
-    ([], "`eigs` has 0"),
+    ([1, 2, np.nan, 4, 5], "`eigs` holds 1 NaN"),
+    ([1, 2, 3, 4, np.inf], "`eigs` holds 1 NaN or infinite"),
+    ([], "`eigs` must have 1 dimension"),
     ([1, 2, 3, 4], "`eigs` has 4 value"),
-    ([[1, 2, 3, 4, 5]], "`eigs` must be real numbers of shape"),
+    ([[1, 2, 3, 4, 5]], "`eigs` must have 1 dimension"),
     ([1, 2, 3, 4, 5j], "`eigs` must be real numbers"),
     (["a"] * 5, "`eigs` must be real numbers"),
     ([2, 2, 2, 2, 2], "`eigs` are all equal"),

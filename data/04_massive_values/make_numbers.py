@@ -293,8 +293,8 @@ def auc_and_accuracy(odds, truth, groups):
     table = np.column_stack([odds, truth])
     return {
         "auc": stats.bootstrap_ci(
-            table, statistic=lambda t: roc_auc_score(t[:, 1], t[:, 0]), groups=groups,
-            n_resamples=1000,
+            table, statistic=lambda drawn: [roc_auc_score(t[:, 1], t[:, 0]) for t in drawn],
+            groups=groups, n_resamples=1000,
         ),
         "accuracy": stats.bootstrap_ci((table[:, 0] > 0) == table[:, 1], groups=groups),
     }  # fmt: skip
@@ -310,7 +310,9 @@ def summarise(scores, clean, name):
     both = np.column_stack([clean_odds, odds, truth])
     found["auc_drop"] = stats.bootstrap_ci(
         both,
-        statistic=lambda t: roc_auc_score(t[:, 2], t[:, 0]) - roc_auc_score(t[:, 2], t[:, 1]),
+        statistic=lambda drawn: [
+            roc_auc_score(t[:, 2], t[:, 0]) - roc_auc_score(t[:, 2], t[:, 1]) for t in drawn
+        ],
         groups=groups,
         n_resamples=1000,
     )

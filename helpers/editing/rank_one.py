@@ -264,21 +264,6 @@ def whiten(moment: Tensor, key: Tensor, ridge: float = 0.02) -> Tensor:
     return torch.cholesky_solve(key.double()[:, None], factor)[:, 0].to(key.dtype)
 
 
-def null_projector(moment: Tensor, tolerance: float) -> Tensor:
-    """P (m, m), which projects on the eigenvectors of C with eigenvalues below `tolerance`.
-
-    Raises:
-        ValueError: no eigenvalue lies below.
-
-    Source: Fang et al. 2025 (AlphaEdit), equation 3.
-    """
-    values, vectors = torch.linalg.eigh(moment.double())
-    free = vectors[:, values < tolerance]
-    if not free.shape[1]:
-        raise ValueError(f"no eigenvalue lies below {tolerance}; the least is {values[0]:.3g}.")
-    return (free @ free.T).to(moment.dtype)
-
-
 def _matrix(module: nn.Module) -> Tensor:
     """The weights as (out, in); GPT-2's Conv1D keeps them the other way round."""
     return module.weight.T if isinstance(module, Conv1D) else module.weight

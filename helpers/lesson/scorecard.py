@@ -46,8 +46,7 @@ def _project_root() -> Path | None:
 def _plain(value: Any) -> Any:
     """`value` in types that JSON has, infinity as None; a ValueError where there is NaN."""
     if isinstance(value, Estimate):
-        named = dataclasses.asdict if dataclasses.is_dataclass(value) else Estimate._asdict
-        return _plain(named(value))
+        return _plain(dataclasses.asdict(value))
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     value = value.to_numpy() if hasattr(value, "to_numpy") else value  # tables

@@ -18,7 +18,7 @@ from functools import partial
 
 import numpy as np
 from scipy import stats as scipy_stats
-from scipy.spatial.distance import cdist
+from scipy.spatial.distance import cdist, pdist, squareform
 from threadpoolctl import threadpool_limits
 
 from helpers import twosample
@@ -69,7 +69,7 @@ def ours_on_matrix(d: np.ndarray, n: int, count: int) -> Found:
 
 
 def ours(x: np.ndarray, y: np.ndarray, count: int) -> Found:
-    return ours_on_matrix(twosample.distance_matrix(np.concatenate([x, y])), len(x), count)
+    return ours_on_matrix(squareform(pdist(np.concatenate([x, y]))), len(x), count)
 
 
 def dcor_on_matrix(d: np.ndarray, n: int, count: int) -> Found:

@@ -49,7 +49,7 @@ def test_forest(n):
     points = [bar.lines[0].get_xydata()[0] for bar in ax.containers]
     np.testing.assert_allclose(points, [(own.estimate, i) for i, own in enumerate(estimates)])
     ends = [bar.lines[2][0].get_segments()[0][:, 0] for bar in ax.containers]
-    np.testing.assert_allclose(ends, [own[1:] for own in estimates])
+    np.testing.assert_allclose(ends, [(own.low, own.high) for own in estimates])
     assert_nothing_is_cut_off(ax.figure)
     rows = np.diff(ax.transData.transform([(0, i) for i in range(n)])[:, 1])
     assert (np.abs(rows) >= 18).all()  # pixels from row to row, for 12 pt type

@@ -3,39 +3,33 @@
 Also the two-sample tests of `helpers.twosample`.
 """
 
-from itertools import combinations, product
+from itertools import combinations
 from math import comb, log, sqrt
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats as scipy_stats
-from scipy.spatial.distance import cdist, jensenshannon
-from statsmodels.stats.proportion import proportions_ztest
+from scipy.spatial.distance import jensenshannon, pdist, squareform
+from statsmodels.stats.proportion import proportion_confint
 
 from helpers.stats import (
     Estimate,
-    betting_process,
     bootstrap_ci,
     cliffs_delta,
-    exceed_share,
-    gini,
-    jackknife_ci,
-    log_odds_z,
-    max_over_median,
     mean_ci,
     paired_bootstrap,
-    two_proportion_test,
+    proportion_ci,
 )
 from helpers.twosample import (
-    distance_matrix,
     energy_coefficient,
     energy_statistics,
     energy_test,
+    jackknife_ci,
     label_matrix,
-    mmd_test,
     pair_histograms,
     permutation_pvalue,
     permutation_test,
@@ -44,95 +38,42 @@ from helpers.twosample import (
 )
 
 REAL = st.floats(-1e3, 1e3, allow_subnormal=False)
-MAGNITUDE = st.floats(0, 1e6, allow_subnormal=False)
 SAMPLES = arrays(float, st.integers(2, 30), elements=REAL)
-ROWS = arrays(float, st.tuples(st.integers(1, 4), st.integers(1, 20)), elements=MAGNITUDE)
+
+
+def distance_matrix(z, metric="euclidean"):
+    return squareform(pdist(z, metric))
 
 
 def test_estimate_prints_its_interval():
     estimate = Estimate(0.5, 0.336, 0.664)
-    assert str(estimate) == f"{estimate}" == "0.50 [0.34, 0.66]"
+    assert str(estimate) == repr(estimate) == f"{estimate}" == "0.50 [0.34, 0.66]"
     assert f"{estimate:.3f}" == "0.500 [0.336, 0.664]"
     assert str(Estimate(-0.001, -0.2, 0.1)) == "0.00 [-0.20, 0.10]"
-    assert estimate == (0.5, 0.336, 0.664)
 
 
-# Concentration
-
-
-@pytest.mark.parametrize(
-    ("x", "expected"), [([1, 1, 1, 1], 0), ([0, 0, 0, 1], 0.75), ([1, 2, 3, 4], 0.25), ([7], 0)]
-)
-def test_gini_by_hand(x, expected):
-    assert gini(x) == pytest.approx(expected, abs=1e-15)
-
-
-def test_other_concentration_measures_by_hand():
-    assert max_over_median([1, 2, 3, 10]) == 4.0
-    assert exceed_share([1, 1, 1, 1, 6], 2) == pytest.approx(0.2)
-    assert exceed_share([1, 1, 1, 3], 2) == 0  # 3 is not larger than twice the mean of 1.5
-
-
-@given(arrays(float, st.integers(1, 20), elements=MAGNITUDE))
-def test_gini_is_half_the_relative_mean_difference(x):
-    assume(x.max() > 0)
-    n = len(x)
-    differences = np.abs(x[:, None] / x.max() - x / x.max()).sum()
-    expected = differences / (2 * n * (x / x.max()).sum())
-    assert gini(x) == pytest.approx(expected, abs=1e-12)
-    assert -1e-12 <= gini(x) <= (n - 1) / n + 1e-12
-
-
-@given(ROWS, st.floats(1e-3, 1e3), st.randoms(use_true_random=False))
-def test_measures_are_free_of_scale_and_order(x, scale, random):
-    assume((np.median(x, axis=1) > 0).all())
-    order = random.sample(range(x.shape[1]), x.shape[1])
-    for measure in (gini, max_over_median):
-        assert measure(x).shape == x.shape[:1]
-        np.testing.assert_allclose(measure(scale * x[:, order]), measure(x), rtol=1e-9, atol=1e-9)
-    np.testing.assert_array_equal(exceed_share(x, 3)[:, None] <= 1 / 3, True)  # Markov
-
-
-@pytest.mark.parametrize("measure", [gini, max_over_median, lambda x, **k: exceed_share(x, 2, **k)])
-def test_measures_along_an_axis(measure):
-    x = np.random.default_rng(0).exponential(size=(3, 5, 7))
-    for axis in (0, 1, 2, -1, -2):
-        result = measure(x, axis=axis)
-        by_hand = np.apply_along_axis(measure, axis, x)
-        np.testing.assert_allclose(result, by_hand, rtol=1e-12)
-    assert isinstance(measure(x[0, 0]), float)
-    with pytest.raises(ValueError, match=r"`axis` 3 does not exist"):
-        measure(x, axis=3)
-
-
-@pytest.mark.parametrize("measure", [gini, max_over_median, lambda x: exceed_share(x, 2)])
-@pytest.mark.parametrize(
-    ("x", "says"),
-    [
-        ([], "`x` is empty"),
-        ([1, np.nan, np.inf], "2 NaN or infinite"),
-        ([1, -1], "negative"),
-        (["a"], "real numbers"),
-        ([[1, 2], [3]], "rectangular"),
-    ],
-)
-def test_measures_refuse(measure, x, says):
-    with pytest.raises(ValueError, match=says):
-        measure(x)
-
-
-def test_measures_refuse_where_they_are_not_defined():
-    with pytest.raises(ValueError, match="all zero"):
-        gini([[1, 2], [0, 0]])
-    with pytest.raises(ValueError, match="median is zero"):
-        max_over_median([0, 0, 1])
-    assert exceed_share([0, 0], 2) == 0  # nothing exceeds, whatever the unit
-    for factor in (0, -1, np.nan, np.inf):
-        with pytest.raises(ValueError, match="`factor`"):
-            exceed_share([1, 2], factor)
+def test_estimates_unpack_stack_and_fill_tables():
+    estimate = Estimate(0.5, 0.336, 0.664)
+    assert tuple(estimate) == (0.5, 0.336, 0.664)
+    assert np.asarray([estimate, estimate]).shape == (2, 3)
+    mixed = np.array([estimate, (np.nan,) * 3])
+    assert mixed.shape == (2, 3) and mixed.dtype == float
+    table = pd.DataFrame({"a": {"x": estimate}, "b": [estimate]}, index=["x"])
+    for shown in (table.to_string(), table.to_html()):
+        assert shown.count("0.50 [0.34, 0.66]") == 2
 
 
 # Intervals
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 8), (8, 8), (1, 1), (30, 48), (265, 1319)])
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_proportions_as_statsmodels(hits, n, level):
+    estimate = proportion_ci(hits, n, level)
+    low, high = proportion_confint(hits, n, alpha=1 - level, method="wilson")
+    np.testing.assert_allclose(estimate, [hits / n, low, high], atol=1e-12)
+    assert estimate.low < estimate.high  # 0 of n and n of n are no certainty
+    assert proportion_ci(np.arange(n) < hits, level=level) == estimate
 
 
 @given(SAMPLES, st.floats(-50, 50))
@@ -140,11 +81,8 @@ def test_bootstrap_moves_with_its_data(values, shift):
     one = bootstrap_ci(values, n_resamples=200)
     two = bootstrap_ci(values + shift, n_resamples=200)
     np.testing.assert_allclose(np.array(one) + shift, two, atol=1e-9)
-    np.testing.assert_allclose(
-        np.array(bootstrap_ci(-values, n_resamples=200)),
-        [-one.estimate, -one.high, -one.low],
-        atol=1e-9,
-    )
+    mirrored = [-one.estimate, -one.high, -one.low]
+    np.testing.assert_allclose(bootstrap_ci(-values, n_resamples=200), mirrored, atol=1e-9)
     assert values.min() - 1e-9 <= one.low <= one.high <= values.max() + 1e-9
 
 
@@ -157,8 +95,8 @@ def test_constant_data_has_no_width(value, n):
 
 def test_equal_pairs_differ_by_nothing():
     a = np.random.default_rng(0).normal(size=20)
-    assert paired_bootstrap(a, a) == (0, 0, 0)
-    assert paired_bootstrap([True, False, True], [True, False, True]) == (0, 0, 0)
+    for own in (a, [True, False, True]):
+        assert paired_bootstrap(own, own) == Estimate(0, 0, 0)
 
 
 def test_bootstrap_approaches_theory():
@@ -169,23 +107,31 @@ def test_bootstrap_approaches_theory():
     np.testing.assert_allclose(student, [values.mean(), *scipys])
 
 
+def test_the_interval_is_that_of_a_plain_loop():
+    values = np.random.default_rng(0).normal(size=(25, 2))
+    generator = np.random.default_rng(7)
+    plain = [np.median(values[generator.integers(0, 25, 25)]) for _ in range(500)]
+    ours = bootstrap_ci(values, statistic=lambda t: np.median(t, (1, 2)), n_resamples=500, rng=7)
+    np.testing.assert_allclose(ours, [np.median(values), *np.quantile(plain, [0.025, 0.975])])
+
+
 def test_the_fast_mean_agrees_with_the_general_way():
     generator = np.random.default_rng(0)
     values, groups = generator.normal(size=30), generator.integers(0, 6, 30)
     for labels in ({}, {"groups": groups}, {"strata": groups}):
         fast = bootstrap_ci(values, **labels)
-        slow = bootstrap_ci(values, statistic=lambda own: own.mean(), **labels)
+        slow = bootstrap_ci(values, statistic=lambda own: own.mean(1), **labels)
         np.testing.assert_allclose(fast, slow, atol=1e-12)
     table = generator.normal(size=(30, 3))
     np.testing.assert_allclose(bootstrap_ci(table), bootstrap_ci(table.mean(axis=1)), atol=1e-12)
 
 
-def test_memory_blocks_change_no_distribution(monkeypatch):
+def test_memory_blocks_change_nothing_of_the_bootstrap(monkeypatch):
     values = np.random.default_rng(0).normal(size=50)
-    whole = bootstrap_ci(values, n_resamples=3000), bootstrap_ci(values, groups=np.arange(50) // 5)
+    whole = bootstrap_ci(values), bootstrap_ci(values, groups=np.arange(50) // 5)
     monkeypatch.setattr("helpers.stats._CELLS_AT_ONCE", 120)  # two resamples at a time
-    parts = bootstrap_ci(values, n_resamples=3000), bootstrap_ci(values, groups=np.arange(50) // 5)
-    np.testing.assert_allclose(whole, parts, atol=0.03)
+    parts = bootstrap_ci(values), bootstrap_ci(values, groups=np.arange(50) // 5)
+    np.testing.assert_allclose(whole, parts)
 
 
 def test_rows_stay_in_their_stratum():
@@ -193,8 +139,8 @@ def test_rows_stay_in_their_stratum():
     small = np.arange(40) < 8
 
     def gap(own):
-        assert own[small].max() < 50 < own[~small].min()
-        return own[~small].mean() - own[small].mean()
+        assert own[:, small].max() < 50 < own[:, ~small].min()
+        return own[:, ~small].mean(1) - own[:, small].mean(1)
 
     estimate = bootstrap_ci(values, statistic=gap, strata=small, n_resamples=500)
     assert estimate.low < estimate.estimate == 112 < estimate.high
@@ -203,10 +149,11 @@ def test_rows_stay_in_their_stratum():
 def test_whole_groups_are_drawn():
     values, groups = np.arange(12.0), np.repeat(["a", "b", "c"], 4)
 
-    def whole(own):
+    def whole(batch):
+        (own,) = batch
         _, counts = np.unique(own, return_counts=True)
         assert len(own) == 12 and (counts.reshape(-1, 4) == counts[::4, None]).all()
-        return own.mean()
+        return [own.mean()]
 
     bootstrap_ci(values, statistic=whole, groups=groups, n_resamples=300)
 
@@ -259,24 +206,32 @@ def test_coverage_with_clusters():
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: bootstrap_ci([]), "`values` is empty"),
+        (lambda: bootstrap_ci([]), "`values` must have entries"),
+        (lambda: bootstrap_ci([[1, 2], [3]]), "`values` must be real numbers, rows of one length"),
+        (lambda: bootstrap_ci([1, 2j]), "`values` must be real numbers"),
         (lambda: bootstrap_ci([1, np.nan, 3]), "`values` holds 1 NaN or infinite"),
-        (lambda: bootstrap_ci([1.0]), "single item"),
+        (lambda: bootstrap_ci([1.0]), "two or more observations"),
         (lambda: bootstrap_ci([1, 2], level=95), "`level`"),
-        (lambda: bootstrap_ci([1, 2], n_resamples=0), "`n_resamples`"),
+        (lambda: bootstrap_ci([1, 2], n_resamples=0), "must be positive"),
         (lambda: bootstrap_ci([1, 2], groups=[1]), r"`groups` must have shape \(2,\)"),
-        (lambda: bootstrap_ci([1, 2], groups=[1, 1]), "`groups` names a single group"),
+        (lambda: bootstrap_ci([1, 2], groups=[1, 1]), "two or more observations"),
         (lambda: bootstrap_ci([1, 2], groups=[1, np.nan]), "`groups` lacks 1 label"),
         (lambda: bootstrap_ci([1, 2], groups=["a", None]), "`groups` lacks 1 label"),
-        (lambda: bootstrap_ci([1, 2, 3], strata=[1, 1, 2]), "`strata` has a single item"),
+        (lambda: bootstrap_ci([1, 2, 3], strata=[1, 1, 2]), "two or more observations"),
         (lambda: bootstrap_ci([1, 2], strata=[1, 1], groups=[1, 2]), "not both"),
-        (lambda: bootstrap_ci([0, 1], statistic=lambda v: v.mean() / v.max()), "`statistic` is"),
+        (lambda: bootstrap_ci([0, 1], statistic=lambda v: v.mean(1) / v.max(1)), "`statistic` is"),
         (lambda: paired_bootstrap([1, 2], [1]), "`a` and `b`"),
-        (lambda: paired_bootstrap([[1, 2]], [[1, 2]]), "`a` and `b`"),
+        (lambda: paired_bootstrap([[1, 2]], [[1, 2]]), "`a` must have 1 dimension"),
         (lambda: paired_bootstrap([1, 2], [1, np.inf]), "`b` holds 1"),
         (lambda: mean_ci([1]), "`values` must have shape"),
-        (lambda: mean_ci([[1, 2], [3, 4]]), "`values` must have shape"),
+        (lambda: mean_ci([[1, 2], [3, 4]]), "`values` must have 1 dimension"),
         (lambda: mean_ci([1, 2], level=0), "`level`"),
+        (lambda: proportion_ci([0, 2]), "`hits` must be 0 or 1"),
+        (lambda: proportion_ci([]), "`hits` must have 1 dimension"),
+        (lambda: proportion_ci(0.5, 2), "`hits` must be a whole number"),
+        (lambda: proportion_ci(3, 2), "`hits` must be at most"),
+        (lambda: proportion_ci(0, 0), "`n` must be a whole number"),
+        (lambda: proportion_ci(1, 2, level=95), "`level`"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
@@ -306,31 +261,15 @@ def test_cliffs_delta_counts_pairs(x, y):
     expected = np.sign(x[:, None] - y).mean()
     assert cliffs_delta(x, y) == pytest.approx(expected, abs=1e-12)
     assert cliffs_delta(y, x) == pytest.approx(-expected, abs=1e-12)
-
-
-def test_log_odds_of_the_brief():
-    z = log_odds_z([30, 70], [10, 90])
-    assert z[0] == pytest.approx(3.6782, abs=5e-5)
-    np.testing.assert_allclose(log_odds_z([10, 90], [30, 70]), -z)
-    assert log_odds_z([0, 5, 5], [0, 5, 5]) == pytest.approx(0)
-    assert log_odds_z([9, 1, 0], [9, 0, 1])[1] > 0  # nothing is infinite where a count is 0
-
-
-def test_two_proportions_of_the_brief():
-    unpooled = two_proportion_test(212, 1319, 270, 1319)
-    pooled = two_proportion_test(212, 1319, 270, 1319, pooled=True)
-    assert unpooled.statistic == pytest.approx(2.927, abs=5e-4)
-    assert unpooled.pvalue == pytest.approx(0.0034, abs=5e-5)
-    assert pooled.statistic == pytest.approx(2.922, abs=5e-4)
-    np.testing.assert_allclose(pooled, proportions_ztest([270, 212], [1319, 1319]))
-    assert two_proportion_test(270, 1319, 212, 1319).statistic == -unpooled.statistic
-    assert two_proportion_test(0, 3, 0, 5) == (0, 1)
-    assert two_proportion_test(0, 30, 30, 30, pooled=True).pvalue < 1e-10
+    both = cliffs_delta(np.stack([x, -x]), np.stack([y, -y]))  # samples along the last axis
+    np.testing.assert_allclose(both, [expected, -expected], atol=1e-12)
 
 
 def test_mean_ci_of_the_brief():
     estimate = mean_ci([1, 2, 3, 4, 5])
     np.testing.assert_allclose(estimate, [3, 3 - 1.963243, 3 + 1.963243], atol=5e-7)
+    own = scipy_stats.ttest_1samp([1, 2, 3, 4, 5], 0).confidence_interval(0.8)
+    np.testing.assert_allclose(mean_ci([1, 2, 3, 4, 5], 0.8), [3, *own])
 
 
 def test_jackknife_of_means_is_students():
@@ -373,15 +312,8 @@ def test_coverage_of_the_energy_coefficient():
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: cliffs_delta([], [1]), "`x` is empty"),
+        (lambda: cliffs_delta([], [1]), "`x` must have entries"),
         (lambda: cliffs_delta([1], [np.nan]), "`y` holds 1 NaN"),
-        (lambda: cliffs_delta([[1]], [1]), "one-dimensional"),
-        (lambda: log_odds_z([1, 2], [1]), "`counts_a` and `counts_b`"),
-        (lambda: log_odds_z([1, -2], [1, 1]), "none negative"),
-        (lambda: log_odds_z([1, 2], [1, 1], prior=0), "`prior`"),
-        (lambda: two_proportion_test(3, 2, 1, 2), "`k1`, `n1`"),
-        (lambda: two_proportion_test(1, 2, 0, 0), "`k2`, `n2`"),
-        (lambda: two_proportion_test(0, 3, 3, 3), "pooled=True"),
         (lambda: jackknife_ci(np.mean, [0, 0, 1]), "`arms`"),
         (lambda: jackknife_ci(np.mean, []), "`arms`"),
         (lambda: jackknife_ci(lambda keep: np.nan, [0, 0]), "`statistic`"),
@@ -398,19 +330,6 @@ def test_effect_sizes_refuse(call, says):
 ANSWERS = arrays(float, st.tuples(st.integers(4, 9), st.integers(1, 4)), elements=REAL)
 LINE = distance_matrix([[0], [1], [3], [5]])  # X = {0, 1}, Y = {3, 5}
 ORACLE = [5.5, 1.5, 1.5, 1.5, 1.5, 5.5]
-
-
-@given(ANSWERS)
-def test_distance_matrices_are_distances(z):
-    d = distance_matrix(z)
-    np.testing.assert_allclose(d, cdist(z, z), atol=1e-9)
-    np.testing.assert_array_equal(d, d.T)
-    np.testing.assert_array_equal(d.diagonal(), 0)
-    z = z + 2000  # no rows of zeros
-    d = distance_matrix(np.concatenate([z, z]), "cosine")
-    np.testing.assert_allclose(d[: len(z), : len(z)], cdist(z, z, "cosine"), atol=1e-12)
-    np.testing.assert_array_equal(d[: len(z), len(z) :].diagonal(), 0)  # equal rows
-    assert d.min() >= 0
 
 
 def test_label_matrix_observed_first_and_uniform():
@@ -496,7 +415,7 @@ def test_energy_of_single_answers_and_equal_arms():
     assert energy_test(d, 5).pvalue == 1
 
 
-@pytest.mark.parametrize("test", [energy_test, mmd_test, similarity_test])
+@pytest.mark.parametrize("test", [energy_test, similarity_test])
 def test_constant_answers_are_no_evidence(test):
     for d in (np.zeros((12, 12)), 1 - np.eye(12)):  # one answer twelve times; all equally far
         result = test(d, 5)
@@ -549,17 +468,6 @@ def test_cosine_energy_is_the_distance_of_centroids(z, data):
     assert energy == pytest.approx(gap @ gap, abs=1e-9)
 
 
-def test_mmd_is_energy_of_one_minus_the_kernel():
-    d = distance_matrix(np.random.default_rng(0).normal(size=(20, 3)))
-    kernel = np.exp(-(d**2) / (2 * 1.7**2))
-    own, x, y = mmd_test(d, 8, bandwidth=1.7), slice(8), slice(8, 20)
-    by_hand = kernel[x, x].mean() + kernel[y, y].mean() - 2 * kernel[x, y].mean()
-    assert own.statistic == pytest.approx(by_hand)
-    assert not own.exact and own.n_permutations == 999
-    median = np.median(d[np.triu_indices(20, 1)])
-    assert mmd_test(d, 8).statistic == mmd_test(d, 8, bandwidth=median).statistic
-
-
 def sphere(generator, *shape):
     z = generator.normal(size=(*shape, 3))
     return z / np.linalg.norm(z, axis=-1, keepdims=True)
@@ -603,9 +511,9 @@ def test_pvalues_count_ties_and_never_vanish():
     assert permutation_pvalue([0, 0]) == permutation_pvalue([-5, -5]) == 1
     assert permutation_pvalue([-2, -1, -3, -2]) == 0.75
     for stats in ([1], [[1, 2]], 3.0):
-        with pytest.raises(ValueError, match=r"`stats` must have shape"):
+        with pytest.raises(ValueError, match=r"`stats` must"):
             permutation_pvalue(stats)
-    with pytest.raises(ValueError, match=r"`stats` holds NaN"):
+    with pytest.raises(ValueError, match=r"`stats` holds 1 NaN"):
         permutation_pvalue([1, np.nan])
 
 
@@ -688,10 +596,6 @@ def by_energy(z, k, rng):
     return energy_test(distance_matrix(z), k, n_permutations=99, rng=rng)
 
 
-def by_mmd(z, k, rng):
-    return mmd_test(distance_matrix(z), k, n_permutations=99, rng=rng)
-
-
 def by_similarity(z, k, rng):
     return similarity_test(z @ z.T, k, n_permutations=99, rng=rng)
 
@@ -705,7 +609,7 @@ def pvalues(test, generator, n, k, m, both=None, **second):
     return np.array(found)
 
 
-EACH_TEST = pytest.mark.parametrize("test", [by_energy, by_mmd, by_similarity])
+EACH_TEST = pytest.mark.parametrize("test", [by_energy, by_similarity])
 
 
 @EACH_TEST
@@ -720,11 +624,10 @@ def test_size(test, k, m):
     assert scipy_stats.chisquare(deciles).pvalue > 0.001  # uniform
 
 
-@pytest.mark.parametrize("test", [by_energy, by_mmd])
-def test_power_against_a_shift(test):
+def test_power_against_a_shift():
     # The brief measured .97 for energy and .08 for Algorithm 1, which this shift escapes.
     generator = np.random.default_rng(0)
-    assert (pvalues(test, generator, 200, 20, 20, shift=0.6) <= 0.05).mean() > 0.85
+    assert (pvalues(by_energy, generator, 200, 20, 20, shift=0.6) <= 0.05).mean() > 0.85
 
 
 def test_power_of_algorithm_1_against_another_spread():
@@ -758,9 +661,9 @@ def with_entry(value, at=(0, 1)):
 EVERY_MATRIX = [
     (np.zeros((3, 4)), r"must have shape \(N, N\)"),
     ([[0.0]], "N at least 2"),
-    ([], "must be a matrix"),
+    ([], "must have 2 dimension"),
     ([[0, 1], [1]], "rows of one length"),
-    (with_entry(np.nan), r"holds NaN or infinite entries in 2 row\(s\), first in row 0"),
+    (with_entry(np.nan), r"holds 2 NaN or infinite value\(s\)"),
     (LINE + np.triu(LINE), "is not symmetric"),
 ]
 
@@ -769,7 +672,6 @@ EVERY_MATRIX = [
 def test_tests_refuse_matrices(matrix, says):
     for name, call in (
         ("d", energy_test),
-        ("d", mmd_test),
         ("d", energy_coefficient),
         ("s", similarity_test),
     ):
@@ -784,7 +686,7 @@ BIG = distance_matrix(np.random.default_rng(0).normal(size=(20, 2)))
     ("call", "says"),
     [
         (lambda: energy_test(with_entry(-0.1), 2), "`d` holds negative distances, down to -0.1"),
-        (lambda: mmd_test(with_entry(0.1, (2, 2)), 2), "`d` is not 0 on its diagonal"),
+        (lambda: energy_test(with_entry(0.1, (2, 2)), 2), "`d` is not 0 on its diagonal"),
         (lambda: energy_test(LINE, 1), "`n_x` must be a whole number, at least 2; got 1"),
         (lambda: energy_test(LINE, 3), "`n_x` = 3 of 4 answers"),
         (lambda: similarity_test(LINE, 2.0), "`n_x` must be a whole number"),
@@ -792,9 +694,8 @@ BIG = distance_matrix(np.random.default_rng(0).normal(size=(20, 2)))
         (lambda: energy_test(LINE, 2, n_permutations=0), "`n_permutations`"),
         (lambda: energy_test(BIG, 10, alpha=0), "`alpha` must lie"),
         (lambda: similarity_test(BIG, 10, alpha=1), "`alpha` must lie"),
-        (lambda: mmd_test(BIG, 10, alpha=np.nan), "`alpha` must lie"),
+        (lambda: energy_test(BIG, 10, alpha=np.nan), "`alpha` must lie"),
         (lambda: energy_test(BIG, 10, alpha=0.05, n_tests=0), "`n_tests`"),
-        (lambda: mmd_test(BIG, 10, bandwidth=0), "`bandwidth`"),
         (lambda: similarity_test(BIG, 10, n_bins=0), "`n_bins`"),
         (lambda: similarity_statistics(BIG, np.eye(20, dtype=bool)), "2 to 19"),
         (lambda: energy_statistics(BIG, np.ones((1, 20), dtype=bool)), "got 20 to 20"),
@@ -803,12 +704,6 @@ BIG = distance_matrix(np.random.default_rng(0).normal(size=(20, 2)))
         (lambda: energy_statistics(BIG, np.eye(19, dtype=bool)), r"shape \(R, 20\)"),
         (lambda: label_matrix(0, 3), "`n_x`"),
         (lambda: label_matrix(3, True), "`n_y`"),
-        (lambda: distance_matrix([[1, 2], [3]]), "`z` must hold real numbers, rows of one length"),
-        (lambda: distance_matrix([1, 2]), r"`z` must be a matrix.*values\[:, None\]"),
-        (lambda: distance_matrix([[1, 2]], "l1"), "`metric`"),
-        (lambda: distance_matrix([[1, 2], [0, 0]], "cosine"), "`z` is 0 in row 1"),
-        (lambda: distance_matrix([[1e308], [-1e308]]), "`z` holds entries too large"),
-        (lambda: distance_matrix([[0], [np.inf]]), "`z` holds NaN or infinite entries in 1 row"),
     ],
 )
 def test_two_sample_tests_refuse(call, says):
@@ -824,127 +719,12 @@ def test_too_few_permutations_for_the_level():
             energy_test(BIG, 10, alpha=0.05, n_tests=n_tests, n_permutations=needed - 1)
 
 
-# Betting
-
-
-@pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e200, 1e300])
+@pytest.mark.parametrize("scale", [1e-100, 1e100])
 def test_a_common_factor_changes_no_test(scale):
     z = np.random.default_rng(0).normal(size=(20, 4))
     z[:10] += 0.7
-    d, far = distance_matrix(z), distance_matrix(z * scale)
-    np.testing.assert_allclose(far / scale, d, rtol=1e-12)
-    for test in (energy_test, mmd_test):
-        plain, scaled = test(d, 10), test(far, 10)
-        assert plain.pvalue == scaled.pvalue < 0.9
-        assert plain.z == pytest.approx(scaled.z) != 0
-    assert energy_coefficient(far, 10) == pytest.approx(energy_coefficient(d, 10))
-    row = np.geomspace(1, scale, 20)[:, None]
-    np.testing.assert_allclose(
-        distance_matrix(z * row, "cosine"), distance_matrix(z, "cosine"), rtol=1e-9, atol=1e-15
-    )
-    bets, far = betting_process(z[:10], z[10:]), betting_process(z[:10] * scale, z[10:] * scale)
-    np.testing.assert_allclose(far.wealth, bets.wealth)
-    assert bets.wealth[-1] != 1
-
-
-def test_strict_floating_point_changes_nothing():
-    x, y = np.random.default_rng(0).normal(size=(2, 3000, 3))
-    plain = betting_process(x, y + 3)
-    with np.errstate(all="raise"):
-        strict = betting_process(x, y + 3)
-        lost = betting_process(np.where(np.arange(3000)[:, None] % 2, x, y), x)
-    np.testing.assert_array_equal(strict.wealth, plain.wealth)
-    assert np.isfinite(lost.wealth).all()
-
-
-def test_swapping_a_pair_flips_its_payoff():
-    generator = np.random.default_rng(0)
-    x, y = generator.normal(size=(2, 30, 5))
-    before = betting_process(x, y).payoffs
-    np.testing.assert_array_equal(before[:4], 0)
-    assert (before[4:] != 0).all() and np.abs(before).max() < 1
-    for t in (4, 5, 17, 29):
-        a, b = x.copy(), y.copy()
-        a[t], b[t] = y[t], x[t]
-        after = betting_process(a, b).payoffs
-        np.testing.assert_array_equal(after[:t], before[:t])  # the past does not know it
-        assert after[t] == -before[t]
-
-
-def test_wealth_by_hand_and_step_by_step():
-    generator = np.random.default_rng(0)
-    x, y = generator.normal(size=(2, 20, 3))
-    x[:, 0] += 1.5
-    whole, wealth = betting_process(x, y, start=2), []
-    stakes = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
-    by_stake = np.ones(5)
-    for t in range(20):
-        if t >= 2:
-            w = x[:t].mean(axis=0) - y[:t].mean(axis=0)
-            scale = np.median(np.abs((x[:t] - y[:t]) @ w))
-            by_stake *= 1 + stakes * np.tanh(2 * (x[t] - y[t]) @ w / scale)
-        wealth.append(by_stake.mean())
-    np.testing.assert_allclose(whole.wealth, wealth, rtol=1e-10)
-    for t in (1, 5, 12):
-        np.testing.assert_allclose(betting_process(x[:t], y[:t], start=2).wealth, wealth[:t])
-    assert whole.stop == np.flatnonzero(np.array(wealth) >= 20)[0] + 1
-    swapped = betting_process(y, x, start=2)  # the arms have no order
-    np.testing.assert_array_equal(swapped.wealth, whole.wealth)
-
-
-def test_betting_false_alarms():
-    generator, n = np.random.default_rng(0), 1500
-    alarms = {0.05: 0, 0.3: 0}
-    for _ in range(n):
-        z = cluster(generator, 128)
-        for alpha in alarms:
-            alarms[alpha] += betting_process(z[:64], z[64:], alpha).stop is not None
-    for alpha, count in alarms.items():
-        assert 0 < count / n <= alpha + 3 * sqrt(alpha * (1 - alpha) / n)
-
-
-def test_the_game_is_fair():
-    """Over all swaps of pairs, equally likely under the null hypothesis, the mean wealth is 1."""
-    x, y = np.random.default_rng(0).normal(size=(2, 10, 3))
-    x[:, 0] += 1
-    wealth = []
-    for swap in product([False, True], repeat=10):
-        swap = np.array(swap)[:, None]
-        wealth.append(betting_process(np.where(swap, y, x), np.where(swap, x, y), start=3).wealth)
-    np.testing.assert_allclose(np.mean(wealth, axis=0), 1, rtol=1e-12)
-    assert np.std(wealth) > 0.1
-
-
-def test_betting_stops_early_on_a_clear_effect():
-    generator, stops = np.random.default_rng(0), []
-    for _ in range(50):
-        bets = betting_process(cluster(generator, 64), cluster(generator, 64, shift=0.8))
-        stops.append(bets.stop or 999)
-    assert np.median(stops) < 32 and np.mean(np.array(stops) <= 64) > 0.95
-    far = betting_process(np.ones((3000, 1)), np.zeros((3000, 1)))
-    assert far.stop < 20 and np.isfinite(far.wealth).all()
-
-
-def test_betting_without_differences():
-    z = np.random.default_rng(0).normal(size=(10, 2))
-    bets = betting_process(z, z)
-    np.testing.assert_array_equal(bets.wealth, 1)
-    assert bets.stop is None
-    assert betting_process(z[:2], z[1:3]).stop is None  # too few pairs for a bet
-
-
-@pytest.mark.parametrize(
-    ("call", "says"),
-    [
-        (lambda x: betting_process(x, x[:3]), "`x` and `y` must both have shape"),
-        (lambda x: betting_process(x, x[:, :1]), "one encoder"),
-        (lambda x: betting_process(x[:, 0], x[:, 0]), "`x` and `y` must both have shape"),
-        (lambda x: betting_process(x, np.nan * x), "`y` holds"),
-        (lambda x: betting_process(x, x, alpha=0), "`alpha`"),
-        (lambda x: betting_process(x, x, alpha=5), "`alpha`"),
-        (lambda x: betting_process(x, x, start=0), "`start`"),
-    ],
-)
-def test_betting_refuses(call, says):
-    with pytest.raises(ValueError, match=says):
-        call(np.random.default_rng(0).normal(size=(6, 2)))
+    d = distance_matrix(z)
+    plain, scaled = energy_test(d, 10), energy_test(d * scale, 10)
+    assert plain.pvalue == scaled.pvalue < 0.9
+    assert plain.z == pytest.approx(scaled.z) != 0
+    assert energy_coefficient(d * scale, 10) == pytest.approx(energy_coefficient(d, 10))

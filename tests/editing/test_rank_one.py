@@ -38,8 +38,7 @@ def test_rank_one_update_by_hand():
     assert torch.allclose(white, torch.tensor([[0.4, 1.6], [0, 0]]))
     assert torch.trace(white @ c @ white.T) == pytest.approx(3.2, rel=1e-5)
     assert torch.trace(plain @ c @ plain.T) == pytest.approx(5, rel=1e-5)
-    p = rank_one.null_projector(torch.diag(torch.tensor([1.0, 0.0])), 1e-6)
-    free = editing.rank_one_update(W, K, V, p @ K)
+    free = editing.rank_one_update(W, K, V, torch.tensor([0.0, 1.0]))  # K in the null space
     assert torch.allclose(free, torch.tensor([[0.0, 2.0], [0, 0]]))
     assert torch.allclose(free @ torch.tensor([1.0, 0.0]), torch.zeros(2))
 
@@ -83,8 +82,6 @@ def test_whitening_tends_to_the_inverse_and_to_the_key():
         editing.whiten(c, K, 0)
     with pytest.raises(ValueError, match="not positive"):
         editing.whiten(torch.diag(torch.tensor([-4.0, 1.0])), K, 0.01)
-    with pytest.raises(ValueError, match=r"no eigenvalue lies below 0.5; the least is 1"):
-        rank_one.null_projector(c, 0.5)
 
 
 # Where
