@@ -35,6 +35,16 @@ def test_contrast_is_trained_on_words_that_are_not_probed(adapters_recipe):
         assert sorted(roles[0]) == sorted(roles[1])
 
 
+def test_an_adapter_is_kept_as_a_whole_folder(adapters_recipe, monkeypatch, tmp_path):
+    monkeypatch.setattr(adapters_recipe, "HERE", tmp_path)
+    model = adapters_recipe.with_lora(build("llama"), 0)
+    adapters_recipe.save("mntp-0", model, {"losses": [1.0]})
+    kept = sorted(path.name for path in (tmp_path / "adapters" / "mntp-0").iterdir())
+    assert kept == sorted(path.name for path in (HERE / "adapters" / "mntp-0").iterdir())
+    assert data.read_json(tmp_path / "adapters" / "mntp-0" / "log.json")["losses"] == [1.0]
+    assert [path.name for path in (tmp_path / "adapters").iterdir()] == ["mntp-0"]
+
+
 @pytest.fixture(scope="module")
 def probing_recipe():
     return data.module("02", "make_numbers")
