@@ -8,7 +8,7 @@ Core (imports the core):
     models, weights       models by name; how their weights are got            01 to 06
     data, artefacts       what is stored in `data/`, and how it is written     01 to 07
     checks                arguments as arrays, refused in a sentence
-    pages                 executed notebooks as pages that need no network
+    pages, templates      executed notebooks as pages that need no network    01 to 07
 
 Columns (import the core and themselves):
     editing (01)          knowledge editing

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import html
 import json
 import os
 import subprocess
@@ -27,7 +26,8 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_notebook
 
 from helpers import pages
-from helpers.pages import INDEX, INDEX_ROW, tidy, title, write
+from helpers.pages import tidy, title, write
+from helpers.templates import render
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
@@ -207,7 +207,7 @@ def write_index() -> list[tuple[str, float, float, str]]:
 
     Gives rows (notebook, minutes, peak memory in GiB, claims or error).
     """
-    rows, lines = [], []
+    rows = []
     for path in [own for own in find() if (BUILD / own.name).exists()]:
         try:
             notebook = read(BUILD / path.name)
@@ -215,19 +215,11 @@ def write_index() -> list[tuple[str, float, float, str]]:
             notebook = new_notebook()
         run = NOT_RUN | notebook.metadata.get("run", {})
         outcome = run["error"] or claims(path.name[:2])
-        rows.append((path.stem, run["minutes"], run["peak_gib"], outcome))
-        lines.append(
-            INDEX_ROW.format(
-                page=f"{path.stem}.html",
-                number=path.name[:2],
-                title=html.escape(title(notebook, path.stem)),
-                failure=' class="failure"' if run["error"] else "",
-                claims=html.escape(outcome),
-                **run,
-            )
+        rows.append(
+            {"page": path.stem, "title": title(notebook, path.stem), "outcome": outcome} | run
         )
-    write(BUILD / "index.html", INDEX.format(rows="\n".join(lines)))
-    return rows
+    write(BUILD / "index.html", render("index", rows=rows))
+    return [(row["page"], row["minutes"], row["peak_gib"], row["outcome"]) for row in rows]
 
 
 def fetch_weights() -> None:

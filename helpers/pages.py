@@ -21,97 +21,26 @@ from nbformat import NotebookNode
 from PIL import Image
 from traitlets.config import Config
 
+from helpers.templates import source
+
 WIDGET_STATE_LIMIT = 200_000  # characters of JSON that a committed notebook may spend on widgets
-
-
 # A page is static: where an output holds both a widget and its picture, the picture is shown.
 STATIC_FIRST = [
     "text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex",
     "text/plain",
 ]  # fmt: skip
-
-
 # What a browser would run or load: outputs may hold what a model wrote.
 ACTIVE = (
     "script, link, meta[http-equiv], base, iframe, frame, object, embed, applet, audio, "
     "video, source, track, form, input, button, template, noscript, noembed, noframes, xmp, "
     "plaintext, foreignobject, animate, set"
 )
-
-
 ASIDES = (CData, Comment, Declaration, ProcessingInstruction)
-
-
 LOADING = ("srcset", "background", "ping", "attributionsrc")
-
-
 LOADING_STYLE = re.compile(r"url\((?![\"']?(data:|#))|@import|image-set|\\|<", re.I)
-
-
 LINKS = re.compile(r"https?:|mailto:|[^:]*([/?#]|$)", re.I)
-
-
 INSIDE = re.compile("#|data:image/", re.I)
-
-
 POLICY = "default-src data: 'unsafe-inline'; script-src 'nonce-own'"  # binds formulas as well
-
-
-# MathJax goes into the page itself: no network, and a single page can be mailed around.
-MATHJAX_SETTINGS = r"""
-window.MathJax = {
-  tex: {inlineMath: [["$", "$"], ["\\(", "\\)"]], processEscapes: true, tags: "ams"},
-  options: {enableMenu: false, ignoreHtmlClass: "mathjax_ignore"},
-  svg: {mtextInheritFont: true}
-};
-"""
-
-
-PAGE_STYLE = """
-body.jp-Notebook { max-width: 62rem; margin: 0 auto; padding: 0 1rem 4rem; }
-.way-back { font: 15px/2.5 system-ui, sans-serif; }
-details.folded > summary { font: 13px/1.6 system-ui, sans-serif; color: #5a5a5a; cursor: pointer; }
-.way-back a { color: #0b57a4; text-decoration: underline; }
-.failure { font: 15px/1.5 system-ui, sans-serif; border-left: 4px solid #b3261e; padding: 0 1em; }
-.jp-RenderedHTMLCommon, .jp-InputArea .jp-InputArea-editor { overflow-x: auto; }
-.jp-RenderedHTMLCommon table { margin-left: 0; }
-.jp-OutputArea-output img { max-width: 100%; height: auto; }
-mjx-container[display="true"] { overflow-x: auto; overflow-y: hidden; max-width: 100%; }
-@media (max-width: 48rem) {
-  .jp-InputPrompt, .jp-OutputPrompt { display: none; } body.jp-Notebook { padding: 0 .25rem 3rem; }
-}
-"""
-
-
-INDEX = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>Interpretability tutorials</title>
-<meta name="viewport" content="width=device-width, initial-scale=1"><style>
-body {{ font: 17px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff;
-       max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }}
-a {{ color: #0b57a4; }} .failure {{ color: #b3261e; }}
-table {{ border-collapse: collapse; width: 100%; }}
-th, td {{ text-align: left; vertical-align: top; padding: .5rem .75rem .5rem 0;
-         border-bottom: 1px solid #d0d0d0; }}
-td.number {{ white-space: nowrap; font-variant-numeric: tabular-nums; }}
-@media (max-width: 40rem) {{
-  thead {{ display: none; }} td {{ display: block; border: 0; padding: .1rem 0; }}
-  tr {{ display: block; border-bottom: 1px solid #d0d0d0; padding: .5rem 0; }}
-  td[data-label]::before {{ content: attr(data-label) ": "; color: #5a5a5a; }}
-}}
-</style></head><body><h1>Interpretability tutorials</h1>
-<p>These pages were written by the last run on this computer and need no network.</p>
-<table><thead>
-<tr><th>Notebook</th><th>Minutes</th><th>Peak memory</th><th>Claims of the paper</th></tr>
-</thead><tbody>
-{rows}
-</tbody></table></body></html>
-"""
-
-
-INDEX_ROW = """<tr><td><a href="{page}">{number} · {title}</a></td>
-<td class="number" data-label="Minutes">{minutes:.1f}</td>
-<td class="number" data-label="Peak memory">{peak_gib:.1f} GiB</td>
-<td{failure}>{claims}</td></tr>"""
 
 
 def tidy(notebook: NotebookNode) -> NotebookNode:
@@ -214,7 +143,7 @@ def page(notebook: NotebookNode, path: Path, failure: str = "") -> str:
     for output in soup.select(".jp-OutputArea-output:not(.jp-RenderedMarkdown, .jp-RenderedLatex)"):
         output["class"].append("mathjax_ignore")
     head = soup.new_tag("style")
-    head.string = PAGE_STYLE
+    head.string = source("page.css")
     soup.head.append(head)
     policy = {"http-equiv": "Content-Security-Policy", "content": POLICY}
     soup.head.insert(0, soup.new_tag("meta", attrs=policy))
@@ -225,7 +154,8 @@ def page(notebook: NotebookNode, path: Path, failure: str = "") -> str:
         "mathjax/static/mathjax/es5/tex-svg-full.js"
     )
     script = Path(str(mathjax)).read_text(encoding="utf-8")
-    formulas = f'<script nonce="own">{MATHJAX_SETTINGS}\n{script}</script>\n</head>'
+    # Into the page itself: no network, and a single page can be mailed around.
+    formulas = f'<script nonce="own">{source("mathjax.js")}\n{script}</script>\n</head>'
     before, after = str(soup).split("</head>", 1)
     return before + formulas + after
 

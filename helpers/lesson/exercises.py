@@ -12,7 +12,8 @@ import numpy as np
 
 from helpers import data
 from helpers.checks import as_array
-from helpers.lesson.page import Page, html
+from helpers.lesson.page import Page
+from helpers.templates import render
 
 Test = Callable[..., bool]
 
@@ -136,7 +137,7 @@ class Exercises:
             if _holds(mistake.test, answer, context):
                 kind, how = mistake.kind, mistake.how
                 break
-        Page(html("hint", name=name, kind=kind, how=how), f"✘ {name}: not yet. {kind}").show()
+        Page(render("hint", name=name, kind=kind, how=how), f"✘ {name}: not yet. {kind}").show()
         return False
 
 

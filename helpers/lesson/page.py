@@ -1,27 +1,6 @@
-"""Things to display that know their HTML, made from a template, and their plain text."""
-
-from functools import cache
-from pathlib import Path
-from typing import Any
+"""Things to display that know their HTML and their plain text."""
 
 from IPython.display import display
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-
-@cache
-def _templates() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(Path(__file__).resolve().parents[1] / "templates"),
-        undefined=StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def html(template: str, **content: Any) -> str:
-    """HTML of `helpers/templates/<template>.html`; whatever is put in is escaped."""
-    return _templates().get_template(f"{template}.html").render(content)
 
 
 class Page:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from helpers import data
-from helpers.lesson.page import Page, html
+from helpers.lesson.page import Page
 from helpers.lesson.widgets import ask
 from helpers.stats import Estimate
+from helpers.templates import render
 
 VERDICTS = (
     "reproduced",
@@ -152,7 +153,7 @@ class Scorecard:
             f"  the paper: {words['paper']} (source: {words['source']})\n"
             f"  criterion: {words['criterion']}"
         )
-        Page(html("claim", claim=self._claims[id], whose=_WHOSE[words["whose"]]), text).show()
+        Page(render("claim", claim=self._claims[id], whose=_WHOSE[words["whose"]]), text).show()
 
     def judge(self, id: str, *, ours: str | Estimate | None, reason: str, **evidence: Any) -> None:
         """Let the claim's rule decide, keep the result, and show claim and verdict.
@@ -219,7 +220,7 @@ class Scorecard:
         ]
         title = f"Scorecard {self.number}: {self.title}"
         return Page(
-            html("scorecard", rows=rows, title=title, whose=_WHOSE), "\n".join([title, *lines])
+            render("scorecard", rows=rows, title=title, whose=_WHOSE), "\n".join([title, *lines])
         )
 
     def write(self) -> Path | None:
@@ -266,7 +267,7 @@ class Scorecard:
         text = (
             f"{sign} {own['id']} {own['verdict']}: {own['statement']}\n  here: {own['ours'] or '–'}"
         )
-        shown = html("verdict", claim=own, sign=sign, ink=ink, ground=ground)
+        shown = render("verdict", claim=own, sign=sign, ink=ink, ground=ground)
         Page(shown, f"{text}; {own['reason']}" if own["reason"] else text).show()
 
 

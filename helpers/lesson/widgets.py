@@ -13,7 +13,7 @@ import ipywidgets as widgets
 import matplotlib.pyplot as plt
 from IPython.display import display
 
-from helpers.lesson.page import html
+from helpers.templates import render
 
 
 def _show(widget: widgets.Widget, static: dict[str, str]) -> None:
@@ -46,9 +46,9 @@ def ask(question: str, options: Sequence[str], answer: str, because: str) -> Non
     button.on_click(reveal)
     asked = f"<b>Predict first.</b> {escape(question)}"
     box = widgets.VBox([widgets.HTML(asked), choice, button, verdict])
-    static = html("prediction", question=question, options=options, answer=answer, because=because)
+    words = {"question": question, "options": options, "answer": answer, "because": because}
     text = f"Predict first. {question} ({' / '.join(options)})"
-    _show(box, {"text/html": static, "text/plain": text})
+    _show(box, {"text/html": render("prediction", **words), "text/plain": text})
 
 
 def _picture(draw: Callable[..., Any], values: dict[str, Any]) -> bytes:

@@ -1,0 +1,5 @@
+window.MathJax = {
+  tex: {inlineMath: [["$", "$"], ["\\(", "\\)"]], processEscapes: true, tags: "ams"},
+  options: {enableMenu: false, ignoreHtmlClass: "mathjax_ignore"},
+  svg: {mtextInheritFont: true}
+};
