@@ -10,12 +10,11 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -185,26 +184,30 @@ def _fingerprint(model, layer: int, token_ids: Tensor, start: int | None) -> str
 def cached_moment(model, layer: int, token_ids: Tensor, *, start: int | None = None) -> Moment:
     """`second_moment`, kept in the cache folder under a hash of model, layer and text.
 
-    A folder that cannot be written is no error, and a damaged file is computed again.
+    A file that is damaged or may not be read is no error, nor is a folder that cannot be written
+    or a full disk: C is computed then.
 
     Args, Raises: as `second_moment`.
     """
     token_ids = torch.as_tensor(token_ids)
     down_projection(model, layer)
     path = models.cache_dir() / "moments"
-    path = path / f"{_fingerprint(model, layer, token_ids, start)}.safetensors"
-    try:
-        kept = load_file(path)
-        return Moment(kept["moment"], int(kept["n_keys"]), float(kept["seconds"]))
-    except (OSError, SafetensorError, KeyError):
-        begun = time.perf_counter()
-        matrix, n_keys = second_moment(model, layer, token_ids, start=start)
-    found = Moment(matrix, n_keys, time.perf_counter() - begun)
+    path = path / f"{_fingerprint(model, layer, token_ids, start)}.moment"
     with suppress(OSError):
+        content = path.read_bytes()
+        if hashlib.sha256(content[32:]).digest() == content[:32]:
+            kept = load(content[32:])
+            return Moment(kept["moment"], int(kept["n_keys"]), float(kept["seconds"]))
+    begun = time.perf_counter()
+    matrix, n_keys = second_moment(model, layer, token_ids, start=start)
+    found = Moment(matrix, n_keys, time.perf_counter() - begun)
+    numbers = {"n_keys": torch.tensor(n_keys), "seconds": torch.tensor(found.seconds)}
+    content = save({"moment": matrix.cpu(), **numbers})
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    with suppress(OSError), ExitStack() as at_end:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}")
-        numbers = {"n_keys": torch.tensor(n_keys), "seconds": torch.tensor(found.seconds)}
-        save_file({"moment": matrix.cpu(), **numbers}, partial)
+        at_end.callback(partial.unlink, missing_ok=True)
+        partial.write_bytes(hashlib.sha256(content).digest() + content)
         partial.replace(path)
     return found
 

@@ -35,7 +35,7 @@ from functools import partial
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from helpers import attention, models
+from helpers import attention, models, weights
 
 NAME = "smollm2-135m"
 LENGTHS = {64: 15, 128: 11, 256: 9, 512: 7, 1024: 5}  # tokens -> rounds
@@ -159,7 +159,7 @@ def with_transformer_lens(model) -> Callable[[torch.Tensor], States]:
     del model  # the bridge rebuilds the model that it wraps, so it gets one of its own
     own, tokenizer = models.load(NAME)
     # the bridge reads the tokenizer a second time, from where this says
-    tokenizer.init_kwargs["name_or_path"] = str(models.cache_dir() / NAME)
+    tokenizer.init_kwargs["name_or_path"] = str(weights.ensure(NAME))
     bridge = TransformerBridge.boot_transformers(
         "HuggingFaceTB/SmolLM2-135M-Instruct", hf_model=own, tokenizer=tokenizer, device="cpu"
     )

@@ -52,13 +52,13 @@ PEER = TIMED.format(
 
 def fetch_gguf(name: str, folder: Path) -> Path:
     """The GGUF of a registered model, fetched again (the cache does not keep it)."""
-    from helpers import models
+    from helpers import weights
 
     downloads, work = folder / "downloads", folder / "work"
     downloads.mkdir(parents=True)
     work.mkdir()
     with contextlib.redirect_stdout(sys.stderr):
-        raw = models._collect(name, models.REGISTRY[name], work, downloads)
+        raw = weights._collect(name, weights.REGISTRY[name], work, downloads)
     return next(raw.glob("*.gguf"))
 
 

@@ -1,6 +1,8 @@
 """Rank-one edits: the algebra in closed form, each family of decoders, and undoing them."""
 
+import errno
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from more_families import spaced_tokenizer
 from one_edit import HALF_FAMILIES, HALVES, REQUEST, TOKENIZER, gain
+from users import another_user, public_folder
 
 from helpers import editing, hooks, lm, models, probing
 from helpers.editing import rank_one
@@ -311,12 +314,15 @@ def test_a_covariance_is_computed_once_for_the_same_model_layer_and_text(cache, 
     again = editing.cached_moment(model, 1, ids, start=1)
     assert torch.equal(again.matrix, plain) and again.n_keys == n
     assert again.seconds == pytest.approx(first.seconds)
-    monkeypatch.setattr(rank_one, "second_moment", compute)
-    path.write_bytes(path.read_bytes()[:100])  # cut off: computed and written again
-    assert torch.equal(editing.cached_moment(model, 1, ids, start=1).matrix, plain)
-    assert [p.name for p in cache.iterdir()] == [path.name]
-    monkeypatch.setattr(rank_one, "second_moment", None)
-    assert torch.equal(editing.cached_moment(model, 1, ids, start=1).matrix, plain)
+    whole = path.read_bytes()
+    flipped = whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1])
+    for damaged in (b"", whole[:100], whole[:-1], flipped + whole[len(flipped) :]):
+        path.write_bytes(damaged)  # computed and written again
+        monkeypatch.setattr(rank_one, "second_moment", compute)
+        assert torch.equal(editing.cached_moment(model, 1, ids, start=1).matrix, plain)
+        assert [p.name for p in cache.iterdir()] == [path.name]
+        monkeypatch.setattr(rank_one, "second_moment", None)
+        assert torch.equal(editing.cached_moment(model, 1, ids, start=1).matrix, plain)
 
 
 @pytest.mark.parametrize("family", DECODERS)
@@ -343,6 +349,38 @@ def test_another_model_layer_or_text_has_another_covariance(cache, family):
     with torch.no_grad():
         own.weight.mul_(2)
     assert new_file(model, 1, ids)
+
+
+def test_another_user_reads_a_covariance_or_computes_it(monkeypatch):
+    """In a cache that somebody else has filled: readable, not readable, and nothing there."""
+    model, ids, compute = build("llama"), token_ids(5, 9), editing.second_moment
+    with public_folder() as shared:
+        monkeypatch.setattr(models, "cache_dir", lambda: shared)
+        plain = editing.cached_moment(model, 1, ids).matrix
+        (path,) = (shared / "moments").iterdir()
+        for folder in (path.parent, shared):
+            folder.chmod(0o555)
+        with another_user():
+            monkeypatch.setattr(rank_one, "second_moment", None)
+            assert torch.equal(editing.cached_moment(model, 1, ids).matrix, plain)
+            monkeypatch.setattr(rank_one, "second_moment", compute)
+            assert editing.cached_moment(model, 0, ids).n_keys == ids.numel()
+        path.chmod(0)
+        with another_user():
+            assert torch.equal(editing.cached_moment(model, 1, ids).matrix, plain)
+        assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_full_disk_is_no_error(cache, monkeypatch):
+    def fill(path, content):
+        with path.open("wb") as file:
+            file.write(content[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    model, ids = build("llama"), token_ids(5, 9)
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    assert editing.cached_moment(model, 1, ids).n_keys == ids.numel()
+    assert not list(cache.iterdir())
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(cache, monkeypatch):
