@@ -7,31 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from helpers.checks import EPS, as_array
-
-
-def _scaled(values: ArrayLike, axis: int | None = None) -> np.ndarray:
-    """In float64 without a power of two along `axis`: squares stay in range, digits as they are."""
-    array = np.asarray(as_array(values), dtype=float)
-    return np.ldexp(array, -np.frexp(np.abs(array).max(axis, keepdims=True, initial=0))[1])
-
-
-def _rows(name: str, values: ArrayLike, axis: int | None = None) -> np.ndarray:
-    rows = _scaled(values, axis)
-    if rows.ndim != 2 or not np.isfinite(rows).all():
-        raise ValueError(f"{name} must be finite numbers in rows; got shape {rows.shape}.")
-    return rows
+from helpers import checks
+from helpers.checks import EPS
 
 
 def _gram(name: str, values: ArrayLike, debiased: bool) -> np.ndarray:
     """Centred products of rows, of length 1, flat (N * N,)."""
-    rows = _rows(name, values)
+    rows = checks.finite(name, values, 2)
     n = len(rows)
     if n < (4 if debiased else 2):
-        raise ValueError(f"{name} has {n} rows, too few.")
+        raise ValueError(f"`{name}` has {n} rows, too few.")
     centred = rows - rows.mean(0)
     if np.linalg.norm(centred) <= EPS * n * np.linalg.norm(rows):  # the mean is rounded
-        raise ValueError(f"all rows of {name} are equal.")
+        raise ValueError(f"all rows of `{name}` are equal.")
     gram = centred @ centred.T
     whole = np.linalg.norm(gram)
     if debiased:
@@ -41,7 +29,7 @@ def _gram(name: str, values: ArrayLike, debiased: bool) -> np.ndarray:
         np.fill_diagonal(gram, 0)
     size = np.linalg.norm(gram)
     if size <= EPS * n * whole:
-        raise ValueError(f"all rows of {name} are equally far apart: no debiased CKA.")
+        raise ValueError(f"all rows of `{name}` are equally far apart: no debiased CKA.")
     return (gram / size).ravel()
 
 
@@ -89,7 +77,7 @@ def mutual_knn(x: ArrayLike, y: ArrayLike, k: int) -> float:
     Raises:
         ValueError: NaN, a row of zeros, different numbers of rows, or such a k.
     """
-    sides = [_rows(name, own, -1) for name, own in (("x", x), ("y", y))]
+    sides = [checks.finite(name, own, 2) for name, own in (("x", x), ("y", y))]
     n = len(sides[0])
     if len(sides[1]) != n or not 1 <= k < n:
         raise ValueError(f"{n} and {len(sides[1])} rows, k = {k}: rows must agree and exceed k.")
@@ -97,7 +85,7 @@ def mutual_knn(x: ArrayLike, y: ArrayLike, k: int) -> float:
     for name, rows in zip("xy", sides, strict=True):
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         if not lengths.all():
-            raise ValueError(f"{name} holds a row of zeros.")
+            raise ValueError(f"`{name}` holds a row of zeros.")
         cosines = (rows / lengths) @ (rows / lengths).T
         np.fill_diagonal(cosines, -np.inf)
         near.append(np.argpartition(-cosines, k - 1, axis=1)[:, :k])
@@ -108,19 +96,19 @@ def flat_cosine(x: ArrayLike, y: ArrayLike) -> float:
     """Cosine of two arrays of one shape, read as two long vectors.
 
     Raises:
-        ValueError: different shapes, or nothing but zeros.
+        ValueError: different shapes, NaN, or nothing but zeros.
     """
-    a, b = (_scaled(own) for own in (x, y))
+    a, b = checks.finite("x", x), checks.finite("y", y)
     if a.shape != b.shape or not (a.any() and b.any()):
         raise ValueError(f"x and y must be of one shape and not 0; got {a.shape} and {b.shape}.")
     return float(np.vdot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
-def _vectors(vectors: ArrayLike, axis: int | None) -> np.ndarray:
-    """(N, d) finite numbers, N >= 2, scaled by powers of two along `axis`; or a ValueError."""
-    rows = _rows("`vectors`", vectors, axis)
-    if len(rows) < 2 or 0 in rows.shape:
-        raise ValueError(f"`vectors` must be two or more finite rows; got shape {rows.shape}.")
+def _vectors(vectors: ArrayLike) -> np.ndarray:
+    """(N, d) finite numbers, N >= 2, or a ValueError."""
+    rows = checks.finite("vectors", vectors, 2)
+    if len(rows) < 2:
+        raise ValueError(f"`vectors` must be two or more rows; got shape {rows.shape}.")
     return rows
 
 
@@ -133,7 +121,7 @@ def mean_cosine(vectors: ArrayLike) -> float:
     Raises:
         ValueError: fewer than two rows, NaN, or a row of zeros.
     """
-    rows = _vectors(vectors, 1)
+    rows = _vectors(vectors)
     lengths = np.linalg.norm(rows, axis=1)
     if not (lengths > 0).all():
         raise ValueError(f"`vectors` holds {np.sum(lengths == 0)} row(s) of zeros.")
@@ -150,7 +138,7 @@ def participation_ratio(vectors: ArrayLike) -> float:
     Raises:
         ValueError: fewer than two rows, NaN, or rows that are all equal (but for rounding).
     """
-    rows = _vectors(vectors, None)
+    rows = _vectors(vectors)
     centred = rows - rows.mean(0)
     if np.linalg.norm(centred) <= EPS * len(rows) * np.linalg.norm(rows):  # the mean is rounded
         raise ValueError("`vectors` holds equal rows only.")

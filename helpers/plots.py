@@ -19,6 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from helpers import checks
+
 # Okabe and Ito's colours, which stay apart under the common forms of colour blindness.
 PALETTE = {
     "q": "#0072B2",
@@ -97,19 +99,9 @@ def cjk_labels() -> Callable[[str, str], str]:
     return lambda chinese, plain: chinese
 
 
-def _finite(name: str, values: ArrayLike, n_dims: int) -> np.ndarray:
-    array = np.asarray(values, dtype=float)
-    if array.ndim != n_dims or array.size == 0:
-        raise ValueError(f"`{name}` must have {n_dims} dimensions and entries; got {array.shape}.")
-    bad = int(np.count_nonzero(~np.isfinite(array)))
-    if bad:
-        raise ValueError(f"`{name}` holds {bad} NaN or infinite value(s) among {array.size}.")
-    return array
-
-
 def _intervals(name: str, estimates: ArrayLike, n: int) -> np.ndarray:
     """(n, 3) estimates and interval ends, checked."""
-    rows = _finite(name, estimates, 2)
+    rows = checks.finite(name, estimates, 2)
     if rows.shape != (n, 3):
         raise ValueError(
             f"`{name}` must have shape ({n}, 3), one (estimate, low, high) per label; "
@@ -207,7 +199,7 @@ def heatmap_heads(
     Raises:
         ValueError: NaN, negative entries or a wrong shape.
     """
-    matrix = _finite("matrix", matrix, 2)
+    matrix = checks.finite("matrix", matrix, 2)
     if (matrix < 0).any():
         raise ValueError("`matrix` has negative entries; the sequential colours need magnitudes.")
     heads, dims = matrix.shape

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from helpers import checks
 from helpers.lm.logits import Editing, batches, filled, heading
 from helpers.lm.tokens import encode, listed, prompt_ids
 
@@ -116,8 +117,7 @@ def sample_answers(
             row below 0), `top_p` outside (0, 1], or NaN logits.
     """
     for name, value in (("n", n), ("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
-        if not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"`{name}` must be a whole number, at least 1; got {value!r}.")
+        checks.whole(name, value, 1)
     for name, value in (("temperature", temperature), ("first_row", first_row)):
         if not (np.isfinite(value) and value >= 0):
             raise ValueError(f"`{name}` must not be negative; got {value!r}.")

@@ -88,12 +88,12 @@ def test_flat_cosine():
     assert geometry.flat_cosine(X, -2 * X) == pytest.approx(-1)
 
 
-FACTORS = st.sampled_from([1e-300, 1e-200, 1e-80, 1e80, 1e160, 1e300])
+FACTORS = st.sampled_from([1e-30, 1e-7, 1e7, 1e30])
 
 
 @pytest.mark.parametrize("debiased", [False, True])
 @given(FACTORS, FACTORS)
-def test_no_factor_is_too_large_or_too_small(debiased, one, other):
+def test_common_factors_change_nothing(debiased, one, other):
     y = X**2 + X[:, ::-1]
     for measure in (
         lambda a, b: geometry.linear_cka(a, b, debiased=debiased),
@@ -109,7 +109,7 @@ def test_features_that_differ_by_rounding_alone_are_equal(value, n, width, seed)
     flat = np.tile(value * (1 + rng.random(width)), (n, 1))
     rounded = np.where(rng.random(flat.shape) < 0.5, flat, np.nextafter(flat, np.inf))
     for own in (flat, rounded) if abs(value) > 1e-100 else (flat,):
-        with pytest.raises(ValueError, match=r"all rows of xs\[0\] are equal"):
+        with pytest.raises(ValueError, match=r"all rows of `xs\[0\]` are equal"):
             geometry.linear_cka(own, rng.normal(size=(n, 3)))
 
 
@@ -122,7 +122,7 @@ def test_small_differences_far_from_0_are_differences():
 @pytest.mark.parametrize("points", [np.eye(6), np.eye(6) * 1e-9 + 3])
 def test_points_equally_far_apart_have_no_debiased_cka(points):
     assert geometry.linear_cka(points, points) == pytest.approx(1)
-    with pytest.raises(ValueError, match=r"ys\[0\] are equally far apart"):
+    with pytest.raises(ValueError, match=r"`ys\[0\]` are equally far apart"):
         geometry.linear_cka(X[:6], points, debiased=True)
 
 
@@ -139,14 +139,14 @@ def test_tensors_are_arrays_too(dtype):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: geometry.linear_cka(X, np.full((12, 2), np.nan)), r"ys\[0\] must be finite"),
-        (lambda: geometry.linear_cka(X, np.ones((12, 2))), r"rows of ys\[0\] are equal"),
+        (lambda: geometry.linear_cka(X, np.full((12, 2), np.nan)), r"`ys\[0\]` holds 24 NaN"),
+        (lambda: geometry.linear_cka(X, np.ones((12, 2))), r"rows of `ys\[0\]` are equal"),
         (lambda: geometry.linear_cka(X, X[:-1]), "same number of rows"),
-        (lambda: geometry.linear_cka(X[:3], X[:3], debiased=True), r"xs\[0\] has 3 rows"),
-        (lambda: geometry.linear_cka(X[0], X[0]), r"xs\[0\] must be finite numbers in rows"),
+        (lambda: geometry.linear_cka(X[:3], X[:3], debiased=True), r"`xs\[0\]` has 3 rows"),
+        (lambda: geometry.linear_cka(X[0], X[0]), r"`xs\[0\]` must have 2 dimension"),
         (lambda: geometry.mutual_knn(X, X, 12), "k = 12"),
         (lambda: geometry.mutual_knn(X, X[:5], 2), "12 and 5 rows"),
-        (lambda: geometry.mutual_knn(X, X * 0, 2), "y holds a row of zeros"),
+        (lambda: geometry.mutual_knn(X, X * 0, 2), "`y` holds a row of zeros"),
         (lambda: geometry.flat_cosine(X, X.T), "one shape"),
         (lambda: geometry.flat_cosine(X, X * 0), "not 0"),
     ],
@@ -154,3 +154,61 @@ def test_tensors_are_arrays_too(dtype):
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# One set of vectors
+
+
+def test_mean_cosine_by_hand():
+    e = np.eye(3)
+    for rows, expected in (
+        (e, 0),
+        ([e[0]] * 3, 1),
+        ([e[0], e[1], -e[0], -e[1]], -1 / 3),
+        ([e[0], e[0], e[0], -e[0]], 0),
+    ):
+        assert geometry.mean_cosine(rows) == pytest.approx(expected, abs=1e-12)
+
+
+@given(st.integers(0, 1000))
+def test_mean_cosine_is_that_of_all_pairs(seed):
+    rows = np.random.default_rng(seed).normal(size=(7, 4))
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    pairs = (unit @ unit.T)[np.triu_indices(7, 1)]
+    assert geometry.mean_cosine(rows * 3) == pytest.approx(pairs.mean(), abs=1e-12)
+
+
+def test_participation_ratio_by_hand():
+    rows = np.array([[1, 0], [-1, 0], [0, 1], [0, -1]]) * np.sqrt([[3, 1]])
+    assert geometry.participation_ratio(rows) == pytest.approx(1.6)
+    k = 5
+    equal = np.concatenate([np.eye(k), -np.eye(k)])
+    assert geometry.participation_ratio(equal) == pytest.approx(k)
+    assert geometry.participation_ratio(equal + 7) == pytest.approx(k)
+    wide = np.random.default_rng(0).normal(size=(6, 40))
+    values = np.linalg.eigvalsh(np.cov(wide.T))
+    expected = values.sum() ** 2 / (values**2).sum()
+    assert geometry.participation_ratio(wide) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("measure", [geometry.mean_cosine, geometry.participation_ratio])
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_geometry_does_not_feel_a_factor(measure, scale):
+    rows = RNG.normal(size=(9, 5))
+    assert measure(rows * scale) == pytest.approx(measure(rows), rel=1e-12)
+    if measure is geometry.mean_cosine:
+        assert measure(rows * np.geomspace(1, scale, 9)[:, None]) == pytest.approx(measure(rows))
+
+
+@given(st.floats(-1e6, 1e6), st.integers(2, 300), st.integers(1, 300), st.integers(0, 10_000))
+def test_participation_ratio_of_equal_rows_is_refused(value, n, d, seed):
+    rows = np.tile(value * (1 + np.random.default_rng(seed).random(d)), (n, 1))
+    with pytest.raises(ValueError, match="equal rows only"):
+        geometry.participation_ratio(rows)
+
+
+@pytest.mark.parametrize("measure", [geometry.mean_cosine, geometry.participation_ratio])
+def test_geometry_of_nothing_is_refused(measure):
+    for rows in (np.ones((1, 3)), np.zeros((4, 3)), np.full((4, 3), np.nan)):
+        with pytest.raises(ValueError, match="`vectors`"):
+            measure(rows)

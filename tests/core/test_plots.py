@@ -111,10 +111,10 @@ def test_grouped_bars_with_own_colours_and_many_names():
     [
         (lambda: plots.forest(["a"], [(np.nan, 0, 1)]), "`estimates` holds 1 NaN"),
         (lambda: plots.forest(["a"], ESTIMATES), r"`estimates` must have shape \(1, 3\)"),
-        (lambda: plots.forest([], []), "`estimates` must have 2 dimensions"),
+        (lambda: plots.forest([], []), "`estimates` must have 2 dimension"),
         (lambda: plots.forest(["a"], [(2, 0, 1)]), "outside its interval"),
         (lambda: plots.forest(LABELS, ESTIMATES, color=["red"]), "`color`"),
-        (lambda: plots.heatmap_heads([1, 2]), "`matrix` must have 2 dimensions"),
+        (lambda: plots.heatmap_heads([1, 2]), "`matrix` must have 2 dimension"),
         (lambda: plots.heatmap_heads([[1, np.inf]]), "`matrix` holds 1 NaN or infinite"),
         (lambda: plots.heatmap_heads([[1, -2]]), "negative"),
         (lambda: plots.grouped_bars(["a"], {}), "`series` is empty"),
