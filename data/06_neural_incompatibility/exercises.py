@@ -44,13 +44,13 @@ def of_either(wanted):
 ONE = Exercise(
     measured_and_closed,
     "Two lists of seven numbers are asked for, for the ranks 1, 2, 4, 8, 16, 32, 64.",
-    "Measured: geometry.flat_cosine of u @ v with up_weight, (u, v) from transfer.low_rank. Closed: "
-    "the formula of section 6; `singular` holds the squared singular values.",
+    "Measured: geometry.flat_cosine of u @ v with up_weight, (u, v) from transfer.low_rank. "
+    "Closed: the formula of section 6; `singular` holds the squared singular values.",
     [
         Mistake(
             copied,
             "The two lists are the same to the last digit: one is a copy of the other.",
-            "Measure one on the matrices (low_rank, flat_cosine); make the other of `singular` alone.",
+            "Measure one on the matrices (low_rank, flat_cosine); make the other of `singular`.",
         ),
         Mistake(
             of_either(shares),
