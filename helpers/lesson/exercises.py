@@ -122,7 +122,8 @@ class Exercises:
             Whether it is right.
         """
         own, name = self._exercises[id], f"Exercise {id}"
-        if answer is None or answer is ... or (isinstance(answer, tuple) and ... in answer):
+        parts = answer if isinstance(answer, tuple) else [answer]
+        if any(part is None or part is ... for part in parts):  # `in` would ask arrays for ==
             print(f"○ {name}: not answered yet.")
             return False
         try:

@@ -436,7 +436,7 @@ def test_wrong_answers_are_named_and_never_raise(check, shown, id, answer, conte
     assert EXERCISES[id].how in how or EXERCISES[id].mistakes[0].how in how
 
 
-@pytest.mark.parametrize("stub", [None, ..., (..., ...), (1, ...)])
+@pytest.mark.parametrize("stub", [None, ..., (..., ...), (1, ...), (np.ones(2), ...)])
 def test_a_stub_is_not_wrong(check, shown, capsys, stub):
     assert check(1, stub, x=X) is False
     assert capsys.readouterr().out == "○ Exercise 1: not answered yet.\n" and not shown
