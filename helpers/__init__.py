@@ -3,7 +3,7 @@
 Core (imports the core):
     hooks, training       activations read and edited; small models trained    01 to 07
     lm                    texts in, numbers or texts out                       01 to 06
-    stats, geometry       intervals and tests; how alike representations are   01 to 07
+    stats                 intervals and tests                                  01 to 07
     plots, lesson         figures; claims, exercises, predictions, explorers   01 to 07
     models, weights       models by name; how their weights are got            01 to 06
     data, artefacts       what is stored in `data/`, and how it is written     01 to 07

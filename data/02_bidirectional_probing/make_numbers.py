@@ -25,7 +25,7 @@ from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from helpers import data, geometry, hooks, lm, models, probing
+from helpers import data, hooks, lm, models, probing
 from helpers.artefacts import Steps, rounded, versions, write
 from helpers.probing import bundle_accuracies, bundle_sentences
 
@@ -286,15 +286,15 @@ def likeness_of_words(model, tokenizer, sentences):
     for layer in layers:
         own = states[:, :, layer]
         content = own[np.array(first)][:, [1, 2, 4]]
-        pairs = [geometry.mean_cosine(content[:, k]) for k in range(3)]
-        inside = [geometry.mean_cosine(words) for words in content]
+        pairs = [probing.mean_cosine(content[:, k]) for k in range(3)]
+        inside = [probing.mean_cosine(words) for words in content]
         size = np.linalg.norm(own[:, [1, 2, 4]], axis=-1)
         found.append(
             {
                 "random": rounded(pairs),
                 "inside": rounded(inside),
                 "norm": rounded([np.median(size), size.max()]),
-                "dimensions": rounded([geometry.participation_ratio(own[:, 1:].reshape(-1, 576))]),
+                "dimensions": rounded([probing.participation_ratio(own[:, 1:].reshape(-1, 576))]),
             }
         )
     return found

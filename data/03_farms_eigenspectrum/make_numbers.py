@@ -203,7 +203,7 @@ def prepare(pruner, model, tokenizer, criterion, seed):
     pruner.restore()
     names = list(pruner.layers)
     batches = calibration(tokenizer, seed).split(4)
-    pruner.rank_by(hooks.input_norms(model, names, batches) if criterion == "wanda" else None)
+    pruner.rank_by(spectral.input_norms(model, names, batches) if criterion == "wanda" else None)
 
 
 def losses(model, rows):

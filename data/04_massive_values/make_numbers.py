@@ -210,14 +210,16 @@ def run_tasks(model, tokenizer, condition):
     for task, items in released.task_items(ITEMS).items():
         prompts = [item.prompt for item in items]
         if task == "sentiment":
-            odds = lm.label_logodds(model, tokenizer, prompts, " good", " bad", editing=around)
+            odds = attention.label_logodds(
+                model, tokenizer, prompts, " good", " bad", editing=around
+            )
             found[task] = rounded(odds)
             continue
         if task == "passkey":
             golds = [item.gold for item in items]
-            table = lm.greedy_match(model, tokenizer, prompts, golds, editing=around)
+            table = attention.greedy_match(model, tokenizer, prompts, golds, editing=around)
         else:
-            table = lm.rank_candidates(model, tokenizer, items, editing=around)
+            table = attention.rank_candidates(model, tokenizer, items, editing=around)
         found[task] = "".join("01"[int(c)] for c in table["correct"])
     texts = data.english_prose().texts[:4]
     ids = torch.tensor([lm.encode(tokenizer, text)[:128] for text in texts])
@@ -281,7 +283,7 @@ def pair_margins(model, tokenizer, items, around):
 def score_set(model, tokenizer, name, condition):
     items, around = questions_of(name), editing(model, condition)
     prompts = [as_prompt(item, name) for item in items]
-    odds = lm.label_logodds(model, tokenizer, prompts, " Yes", " No", editing=around)
+    odds = attention.label_logodds(model, tokenizer, prompts, " Yes", " No", editing=around)
     found = {"logodds": rounded(odds)}
     if name == "cities":
         found["margins"] = pair_margins(model, tokenizer, items, around)

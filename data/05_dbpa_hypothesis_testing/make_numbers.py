@@ -19,7 +19,7 @@ from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_score import rouge_scorer
 from sklearn.feature_extraction.text import CountVectorizer
 
-from helpers import data, lm, models, twosample
+from helpers import data, models, twosample
 from helpers.artefacts import Steps, rounded, versions, write
 
 released = data.module("05", "released")
@@ -108,7 +108,7 @@ def published():
     steps = Steps("audits_published", [N_PERMUTATIONS, PROMPT_LEAST, "by model"])
 
     def embed(texts):
-        return lm.embed_texts(texts, model, tokenizer)
+        return twosample.embed_texts(texts, model, tokenizer)
 
     def roles():
         embedded = {role: embed(texts) for role, texts in texts_of_roles.items()}
@@ -172,11 +172,11 @@ def embeddings(texts, spare, name):
     """name -> unit vectors of all texts; `spare` are answers of the base that no test looks at."""
     encoder, its_tokenizer = models.load("minilm-l6")
     model, tokenizer = models.load(name)
-    states = lm.embed_texts([*texts, *spare], model.base_model, tokenizer)
+    states = twosample.embed_texts([*texts, *spare], model.base_model, tokenizer)
     own, other = states[: len(texts)], states[len(texts) :]
     words = CountVectorizer().fit(spare + texts)
     return {
-        "MiniLM": lm.embed_texts(texts, encoder, its_tokenizer),
+        "MiniLM": twosample.embed_texts(texts, encoder, its_tokenizer),
         "hidden states": own,
         "hidden states, standardised": unit((own - other.mean(0)) / other.std(0)),
         "bag of words": unit(words.transform(texts).toarray().astype(float)),
@@ -263,7 +263,9 @@ def lengths(name):
     steps = Steps(f"audits_lengths_{name}", [banks, N_PERMUTATIONS])
 
     def numbers(texts):
-        embedded = {arm: lm.embed_texts(own, encoder, its_tokenizer) for arm, own in texts.items()}
+        embedded = {
+            arm: twosample.embed_texts(own, encoder, its_tokenizer) for arm, own in texts.items()
+        }
         return against("base" if "base" in embedded else "doctor", embedded)
 
     out = {

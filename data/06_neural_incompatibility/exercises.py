@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from helpers import geometry, transfer
+from helpers import transfer
 from helpers.lesson import Exercise, Mistake, equals
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
@@ -15,7 +15,7 @@ RANKS = (1, 2, 4, 8, 16, 32, 64)
 def cosines(weight):
     """Of the best parts of each rank with the matrix itself: measured."""
     parts = (transfer.low_rank(weight, rank) for rank in RANKS)
-    return [geometry.flat_cosine(u @ v, weight) for u, v in parts]
+    return [transfer.flat_cosine(u @ v, weight) for u, v in parts]
 
 
 def shares(weight):
@@ -44,7 +44,7 @@ def of_either(wanted):
 ONE = Exercise(
     measured_and_closed,
     "Two lists of seven numbers are asked for, for the ranks 1, 2, 4, 8, 16, 32, 64.",
-    "Measured: geometry.flat_cosine of u @ v with up_weight, (u, v) from transfer.low_rank. "
+    "Measured: transfer.flat_cosine of u @ v with up_weight, (u, v) from transfer.low_rank. "
     "Closed: the formula of section 6; `singular` holds the squared singular values.",
     [
         Mistake(
@@ -180,7 +180,7 @@ def directions_of(answer, seeking, **_):
     products = [
         torch.cat([(u @ v).flatten() for u, v in own.values()]) for own in (answer[0], seeking)
     ]
-    return geometry.flat_cosine(*products) > 0.5
+    return transfer.flat_cosine(*products) > 0.5
 
 
 def loss_of(answer, tune, **_):
@@ -312,7 +312,7 @@ def bridged_by(start, end):
 def related(answer, base, **_):
     """Whether the stranger's weights are near the base's: no stranger."""
     pair = (transfer.changed_weights(own) for own in (answer[0], base))
-    return geometry.flat_cosine(*(flat(own).detach() for own in pair)) > 0.2
+    return transfer.flat_cosine(*(flat(own).detach() for own in pair)) > 0.2
 
 
 def knows_little(answer, known, **_):

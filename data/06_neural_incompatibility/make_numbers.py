@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from helpers import geometry, training, transfer
+from helpers import training, transfer
 from helpers.artefacts import Steps, rounded, versions, write, write_weights
 
 HERE = Path(__file__).resolve().parent
@@ -100,7 +100,7 @@ def likeness(a, b, world):
         for m in (a, b)
     ]
     pairs = zip(*rows, strict=True)
-    return float(np.mean([geometry.linear_cka(x, y, debiased=True) for x, y in pairs]))
+    return float(np.mean([transfer.linear_cka(x, y, debiased=True) for x, y in pairs]))
 
 
 def weight_cosine(a, b):
@@ -108,7 +108,7 @@ def weight_cosine(a, b):
         np.concatenate([w.detach().numpy().ravel() for w in transfer.changed_weights(m).values()])
         for m in (a, b)
     ]
-    return geometry.flat_cosine(*flat)
+    return transfer.flat_cosine(*flat)
 
 
 # ------------------------------------------------------------------------- the compatibility ladder

@@ -1,5 +1,6 @@
 """Knowledge editing (notebook 01)."""
 
+from helpers.editing.distributions import next_distributions  # noqa: F401
 from helpers.editing.editors import Codebook, evaluate, fine_tune, grace, in_context, low_rank  # noqa: F401
 from helpers.editing.rank_one import (  # noqa: F401
     Essence,

@@ -318,7 +318,7 @@ def evaluate(
         }
     )
     local = [prompt for prompt, role in zip(prompts, roles, strict=True) if role == "locality"]
-    ahead = lm.next_distributions(model, tokenizer, local, **how)
+    ahead = editing.next_distributions(model, tokenizer, local, **how)
     if before is not None:
         old, rows = before.ahead, scores["role"] == "locality"
         scores.loc[rows, "kept"] = (old.argmax(1) == ahead.argmax(1)).double().numpy()

@@ -1,13 +1,14 @@
 """Language models: text in, numbers or text out."""
 
-from helpers.lm.answers import Answers, choose_tokens, embed_texts, greedy, sample_answers  # noqa: F401
+from helpers.lm.answers import Answers, choose_tokens, greedy, sample_answers  # noqa: F401
 from helpers.lm.logits import Editing, batches, filled, heading, passes, refuse_opened  # noqa: F401
-from helpers.lm.scores import (  # noqa: F401
-    greedy_match,
-    label_logodds,
-    next_distributions,
-    rank_candidates,
-    score_targets,
-    segment_nll,
+from helpers.lm.scores import next_logprobs, score_targets, segment_nll  # noqa: F401
+from helpers.lm.tokens import (  # noqa: F401
+    added_tokens,
+    encode,
+    listed,
+    opening,
+    prompt_ids,
+    segments,
+    where,
 )
-from helpers.lm.tokens import added_tokens, encode, listed, opening, segments  # noqa: F401

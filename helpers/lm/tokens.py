@@ -46,7 +46,7 @@ def listed(name: str, texts: Sequence) -> list:
     return list(texts)
 
 
-def _where(item: int, prompt: str) -> str:
+def where(item: int, prompt: str) -> str:
     short = prompt if len(prompt) <= 60 else f"{prompt[:28]} ... {prompt[-28:]}"
     return f"item {item} (prompt {short!r})"
 
@@ -58,7 +58,7 @@ def prompt_ids(tokenizer, prompts: list[str]) -> list[list[int]]:
     ids = _encode_all(tokenizer, prompts)
     for i, row in enumerate(ids):
         if not row:
-            raise ValueError(f"{_where(i, prompts[i])} has no tokens to predict from.")
+            raise ValueError(f"{where(i, prompts[i])} has no tokens to predict from.")
     return ids
 
 
@@ -80,13 +80,13 @@ def added_tokens(
     found = []
     for (item, prompt, ids, text), row in zip(pairs, joined, strict=True):
         if not text:
-            raise ValueError(f"{_where(item, prompt)}: the continuation is empty.")
+            raise ValueError(f"{where(item, prompt)}: the continuation is empty.")
         if row[: len(ids)] != ids or len(row) == len(ids):
             if straddle and (apart := _apart(tokenizer, text)):
                 found.append(apart)
                 continue
             raise ValueError(
-                f"{_where(item, prompt)}: the continuation {text!r} changes how the prompt itself "
+                f"{where(item, prompt)}: the continuation {text!r} changes how the prompt itself "
                 "is cut into tokens; end the prompt without a space, in the middle of no word, "
                 "and let the continuation begin with its space."
             )

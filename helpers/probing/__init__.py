@@ -24,3 +24,4 @@ from helpers.probing.probes import (  # noqa: F401
     word_spans,
     word_states,
 )
+from helpers.probing.vectors import mean_cosine, participation_ratio  # noqa: F401

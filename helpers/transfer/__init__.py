@@ -12,6 +12,7 @@ from helpers.transfer.coordinates import (  # noqa: F401
     recoordinate,
     rotation_path,
 )
+from helpers.transfer.likeness import cka_matrix, flat_cosine, linear_cka, mutual_knn  # noqa: F401
 from helpers.transfer.methods import (  # noqa: F401
     MODULES,
     Translator,

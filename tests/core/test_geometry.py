@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import geometry
+from helpers import probing, transfer
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(12, 5))
@@ -20,19 +20,19 @@ def rotation(n, seed):
 @given(seed=st.integers(0, 10_000), factor=st.floats(0.01, 100), shift=st.floats(-10, 10))
 def test_cka_does_not_feel_rotations_factors_and_shifts(debiased, seed, factor, shift):
     other = X @ rotation(5, seed) * factor + shift
-    assert geometry.linear_cka(X, other, debiased=debiased) == pytest.approx(1, abs=1e-9)
+    assert transfer.linear_cka(X, other, debiased=debiased) == pytest.approx(1, abs=1e-9)
 
 
 def test_cka_of_uncorrelated_columns_is_0():
     x, y = np.array([[1.0], [-1], [1], [-1]]), np.array([[1.0], [1], [-1], [-1]])
-    assert geometry.linear_cka(x, y) == pytest.approx(0, abs=1e-15)
+    assert transfer.linear_cka(x, y) == pytest.approx(0, abs=1e-15)
 
 
 def test_cka_is_the_ratio_of_cross_covariances():
     y = RNG.normal(size=(12, 3))
     a, b = X - X.mean(0), y - y.mean(0)
     expected = np.linalg.norm(a.T @ b) ** 2 / (np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b))
-    assert geometry.linear_cka(X, y) == pytest.approx(expected)
+    assert transfer.linear_cka(X, y) == pytest.approx(expected)
 
 
 def test_debiased_cka_is_the_ratio_of_unbiased_covariances():
@@ -47,45 +47,45 @@ def test_debiased_cka_is_the_ratio_of_unbiased_covariances():
 
     k, m = X @ X.T, y @ y.T
     expected = hsic(k, m) / np.sqrt(hsic(k, k) * hsic(m, m))
-    assert geometry.linear_cka(X, y, debiased=True) == pytest.approx(expected)
+    assert transfer.linear_cka(X, y, debiased=True) == pytest.approx(expected)
 
 
 def test_wide_noise_looks_alike_to_the_plain_estimate_only():
     rng = np.random.default_rng(1)
     draws = [(rng.normal(size=(20, 200)), rng.normal(size=(20, 200))) for _ in range(200)]
-    plain = [geometry.linear_cka(a, b) for a, b in draws]
-    fair = [geometry.linear_cka(a, b, debiased=True) for a, b in draws]
+    plain = [transfer.linear_cka(a, b) for a, b in draws]
+    fair = [transfer.linear_cka(a, b, debiased=True) for a, b in draws]
     assert np.mean(plain) == pytest.approx(0.910, abs=0.01)
     assert abs(np.mean(fair)) < 0.02 and min(fair) < 0 < min(plain)
 
 
 def test_a_matrix_of_ckas_is_its_single_ones():
     xs, ys = [X, X**2], [X[:, :1], np.abs(X), X**3]
-    found = geometry.cka_matrix(xs, ys, debiased=True)
+    found = transfer.cka_matrix(xs, ys, debiased=True)
     assert found.shape == (2, 3)
-    assert found[1, 2] == pytest.approx(geometry.linear_cka(xs[1], ys[2], debiased=True))
+    assert found[1, 2] == pytest.approx(transfer.linear_cka(xs[1], ys[2], debiased=True))
 
 
 def test_neighbours():
-    assert geometry.mutual_knn(X, X, 3) == 1
-    assert geometry.mutual_knn(X, X @ rotation(5, 1) * 7, 3) == 1
+    assert transfer.mutual_knn(X, X, 3) == 1
+    assert transfer.mutual_knn(X, X @ rotation(5, 1) * 7, 3) == 1
     line = np.array([[1.0, 0.0], [1, 0.1], [0, 1], [0.1, 1]])
-    assert geometry.mutual_knn(line, line[[0, 2, 1, 3]], 1) == 0
-    assert geometry.mutual_knn(line, line[[1, 0, 3, 2]], 1) == 1
+    assert transfer.mutual_knn(line, line[[0, 2, 1, 3]], 1) == 0
+    assert transfer.mutual_knn(line, line[[1, 0, 3, 2]], 1) == 1
 
 
 def test_neighbours_of_strangers_are_shared_by_chance():
     rng = np.random.default_rng(2)
     found = [
-        geometry.mutual_knn(rng.normal(size=(160, 8)), rng.normal(size=(160, 8)), 10)
+        transfer.mutual_knn(rng.normal(size=(160, 8)), rng.normal(size=(160, 8)), 10)
         for _ in range(40)
     ]
     assert np.mean(found) == pytest.approx(10 / 159, abs=0.005)
 
 
 def test_flat_cosine():
-    assert geometry.flat_cosine([[1, 0], [0, 1]], [[1, 0], [0, 0]]) == pytest.approx(0.5**0.5)
-    assert geometry.flat_cosine(X, -2 * X) == pytest.approx(-1)
+    assert transfer.flat_cosine([[1, 0], [0, 1]], [[1, 0], [0, 0]]) == pytest.approx(0.5**0.5)
+    assert transfer.flat_cosine(X, -2 * X) == pytest.approx(-1)
 
 
 FACTORS = st.sampled_from([1e-30, 1e-7, 1e7, 1e30])
@@ -96,9 +96,9 @@ FACTORS = st.sampled_from([1e-30, 1e-7, 1e7, 1e30])
 def test_common_factors_change_nothing(debiased, one, other):
     y = X**2 + X[:, ::-1]
     for measure in (
-        lambda a, b: geometry.linear_cka(a, b, debiased=debiased),
-        geometry.flat_cosine,
-        lambda a, b: geometry.mutual_knn(a, b, 3),
+        lambda a, b: transfer.linear_cka(a, b, debiased=debiased),
+        transfer.flat_cosine,
+        lambda a, b: transfer.mutual_knn(a, b, 3),
     ):
         assert measure(X * one, y * other) == pytest.approx(measure(X, y), rel=1e-12)
 
@@ -110,20 +110,20 @@ def test_features_that_differ_by_rounding_alone_are_equal(value, n, width, seed)
     rounded = np.where(rng.random(flat.shape) < 0.5, flat, np.nextafter(flat, np.inf))
     for own in (flat, rounded) if abs(value) > 1e-100 else (flat,):
         with pytest.raises(ValueError, match=r"all rows of `xs\[0\]` are equal"):
-            geometry.linear_cka(own, rng.normal(size=(n, 3)))
+            transfer.linear_cka(own, rng.normal(size=(n, 3)))
 
 
 def test_small_differences_far_from_0_are_differences():
     y = RNG.normal(size=(12, 3))
-    found = geometry.linear_cka(X + 1e7, y)
-    assert found == pytest.approx(geometry.linear_cka(X, y), abs=1e-6)
+    found = transfer.linear_cka(X + 1e7, y)
+    assert found == pytest.approx(transfer.linear_cka(X, y), abs=1e-6)
 
 
 @pytest.mark.parametrize("points", [np.eye(6), np.eye(6) * 1e-9 + 3])
 def test_points_equally_far_apart_have_no_debiased_cka(points):
-    assert geometry.linear_cka(points, points) == pytest.approx(1)
+    assert transfer.linear_cka(points, points) == pytest.approx(1)
     with pytest.raises(ValueError, match=r"`ys\[0\]` are equally far apart"):
-        geometry.linear_cka(X[:6], points, debiased=True)
+        transfer.linear_cka(X[:6], points, debiased=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
@@ -131,24 +131,24 @@ def test_tensors_are_arrays_too(dtype):
     x = torch.nn.Parameter(torch.from_numpy(X).to(dtype))
     y = torch.from_numpy(X**2).to(dtype)
     a, b = x.detach().double().numpy(), y.double().numpy()
-    assert geometry.linear_cka(x, y) == geometry.linear_cka(a, b)
-    assert geometry.mutual_knn(x, y, 3) == geometry.mutual_knn(a, b, 3)
-    assert geometry.flat_cosine(x, y) == geometry.flat_cosine(a, b)
+    assert transfer.linear_cka(x, y) == transfer.linear_cka(a, b)
+    assert transfer.mutual_knn(x, y, 3) == transfer.mutual_knn(a, b, 3)
+    assert transfer.flat_cosine(x, y) == transfer.flat_cosine(a, b)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: geometry.linear_cka(X, np.full((12, 2), np.nan)), r"`ys\[0\]` holds 24 NaN"),
-        (lambda: geometry.linear_cka(X, np.ones((12, 2))), r"rows of `ys\[0\]` are equal"),
-        (lambda: geometry.linear_cka(X, X[:-1]), "same number of rows"),
-        (lambda: geometry.linear_cka(X[:3], X[:3], debiased=True), r"`xs\[0\]` has 3 rows"),
-        (lambda: geometry.linear_cka(X[0], X[0]), r"`xs\[0\]` must have 2 dimension"),
-        (lambda: geometry.mutual_knn(X, X, 12), "k = 12"),
-        (lambda: geometry.mutual_knn(X, X[:5], 2), "12 and 5 rows"),
-        (lambda: geometry.mutual_knn(X, X * 0, 2), "`y` holds a row of zeros"),
-        (lambda: geometry.flat_cosine(X, X.T), "one shape"),
-        (lambda: geometry.flat_cosine(X, X * 0), "not 0"),
+        (lambda: transfer.linear_cka(X, np.full((12, 2), np.nan)), r"`ys\[0\]` holds 24 NaN"),
+        (lambda: transfer.linear_cka(X, np.ones((12, 2))), r"rows of `ys\[0\]` are equal"),
+        (lambda: transfer.linear_cka(X, X[:-1]), "same number of rows"),
+        (lambda: transfer.linear_cka(X[:3], X[:3], debiased=True), r"`xs\[0\]` has 3 rows"),
+        (lambda: transfer.linear_cka(X[0], X[0]), r"`xs\[0\]` must have 2 dimension"),
+        (lambda: transfer.mutual_knn(X, X, 12), "k = 12"),
+        (lambda: transfer.mutual_knn(X, X[:5], 2), "12 and 5 rows"),
+        (lambda: transfer.mutual_knn(X, X * 0, 2), "`y` holds a row of zeros"),
+        (lambda: transfer.flat_cosine(X, X.T), "one shape"),
+        (lambda: transfer.flat_cosine(X, X * 0), "not 0"),
     ],
 )
 def test_bad_input_is_named(call, message):
@@ -167,7 +167,7 @@ def test_mean_cosine_by_hand():
         ([e[0], e[1], -e[0], -e[1]], -1 / 3),
         ([e[0], e[0], e[0], -e[0]], 0),
     ):
-        assert geometry.mean_cosine(rows) == pytest.approx(expected, abs=1e-12)
+        assert probing.mean_cosine(rows) == pytest.approx(expected, abs=1e-12)
 
 
 @given(st.integers(0, 1000))
@@ -175,28 +175,28 @@ def test_mean_cosine_is_that_of_all_pairs(seed):
     rows = np.random.default_rng(seed).normal(size=(7, 4))
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     pairs = (unit @ unit.T)[np.triu_indices(7, 1)]
-    assert geometry.mean_cosine(rows * 3) == pytest.approx(pairs.mean(), abs=1e-12)
+    assert probing.mean_cosine(rows * 3) == pytest.approx(pairs.mean(), abs=1e-12)
 
 
 def test_participation_ratio_by_hand():
     rows = np.array([[1, 0], [-1, 0], [0, 1], [0, -1]]) * np.sqrt([[3, 1]])
-    assert geometry.participation_ratio(rows) == pytest.approx(1.6)
+    assert probing.participation_ratio(rows) == pytest.approx(1.6)
     k = 5
     equal = np.concatenate([np.eye(k), -np.eye(k)])
-    assert geometry.participation_ratio(equal) == pytest.approx(k)
-    assert geometry.participation_ratio(equal + 7) == pytest.approx(k)
+    assert probing.participation_ratio(equal) == pytest.approx(k)
+    assert probing.participation_ratio(equal + 7) == pytest.approx(k)
     wide = np.random.default_rng(0).normal(size=(6, 40))
     values = np.linalg.eigvalsh(np.cov(wide.T))
     expected = values.sum() ** 2 / (values**2).sum()
-    assert geometry.participation_ratio(wide) == pytest.approx(expected)
+    assert probing.participation_ratio(wide) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("measure", [geometry.mean_cosine, geometry.participation_ratio])
+@pytest.mark.parametrize("measure", [probing.mean_cosine, probing.participation_ratio])
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_geometry_does_not_feel_a_factor(measure, scale):
     rows = RNG.normal(size=(9, 5))
     assert measure(rows * scale) == pytest.approx(measure(rows), rel=1e-12)
-    if measure is geometry.mean_cosine:
+    if measure is probing.mean_cosine:
         assert measure(rows * np.geomspace(1, scale, 9)[:, None]) == pytest.approx(measure(rows))
 
 
@@ -204,10 +204,10 @@ def test_geometry_does_not_feel_a_factor(measure, scale):
 def test_participation_ratio_of_equal_rows_is_refused(value, n, d, seed):
     rows = np.tile(value * (1 + np.random.default_rng(seed).random(d)), (n, 1))
     with pytest.raises(ValueError, match="equal rows only"):
-        geometry.participation_ratio(rows)
+        probing.participation_ratio(rows)
 
 
-@pytest.mark.parametrize("measure", [geometry.mean_cosine, geometry.participation_ratio])
+@pytest.mark.parametrize("measure", [probing.mean_cosine, probing.participation_ratio])
 def test_geometry_of_nothing_is_refused(measure):
     for rows in (np.ones((1, 3)), np.zeros((4, 3)), np.full((4, 3), np.nan)):
         with pytest.raises(ValueError, match="`vectors`"):

@@ -16,7 +16,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.nn.utils import parametrize
 
-from helpers import hooks
+from helpers import hooks, spectral
 from helpers.lm import logits
 
 HOOK_TABLES = (
@@ -569,7 +569,7 @@ def test_compiled_models_are_refused(way, no_compiled_code):
         with pytest.raises(ValueError, match=match), context:
             pass
     with pytest.raises(ValueError, match=match):
-        hooks.input_norms(hooked, "**.up_proj", [token_ids()])
+        spectral.input_norms(hooked, "**.up_proj", [token_ids()])
 
 
 def test_an_edit_that_a_compiled_call_skipped_is_told(no_compiled_code):
@@ -773,7 +773,7 @@ def norms_by_hand(model, names, ids):
 def test_input_norms_are_those_by_hand(family):
     model, ids = build(family), token_ids(4, 9)
     names = list(hooks.linear_layers(model))
-    found, expected = hooks.input_norms(model, names, [ids]), norms_by_hand(model, names, ids)
+    found, expected = spectral.input_norms(model, names, [ids]), norms_by_hand(model, names, ids)
     assert found.keys() == expected.keys() == set(names)
     for name, norms in found.items():
         weight = model.get_submodule(name).weight
@@ -787,9 +787,9 @@ def test_input_norms_are_those_by_hand(family):
 def test_input_norms_do_not_depend_on_how_batches_are_cut(family):
     model, ids = build(family), token_ids(6, 8)
     names = list(hooks.linear_layers(model))
-    whole = hooks.input_norms(model, names, [ids])
+    whole = spectral.input_norms(model, names, [ids])
     for batches in (ids.split(1), [ids[:4], ids[4:]], (rows for rows in ids.split(2))):
-        cut = hooks.input_norms(model, names, batches)
+        cut = spectral.input_norms(model, names, batches)
         for name in names:
             torch.testing.assert_close(cut[name], whole[name], rtol=1e-5, atol=1e-6)
 
@@ -797,35 +797,35 @@ def test_input_norms_do_not_depend_on_how_batches_are_cut(family):
 def test_input_norms_grow_with_the_text_and_lengths_may_differ():
     model, name = build("llama"), "model.layers.1.mlp.down_proj"
     one, two = token_ids(2, 12), token_ids(3, 5, seed=1)
-    norms = [hooks.input_norms(model, name, own)[name] for own in ([one], [two], [one, two])]
+    norms = [spectral.input_norms(model, name, own)[name] for own in ([one], [two], [one, two])]
     torch.testing.assert_close(norms[0].square() + norms[1].square(), norms[2].square())
 
 
 def test_input_norms_do_not_run_the_head():
     model, ran = build("llama"), []
     model.lm_head.register_forward_hook(lambda *_: ran.append(1))
-    hooks.input_norms(model, "**.mlp.up_proj", [token_ids()])
+    spectral.input_norms(model, "**.mlp.up_proj", [token_ids()])
     assert not ran
 
 
 def test_input_norms_are_float32_for_half_precision():
     model = build("llama").to(torch.bfloat16)
-    (norms,) = hooks.input_norms(model, "model.layers.0.mlp.up_proj", [token_ids()]).values()
+    (norms,) = spectral.input_norms(model, "model.layers.0.mlp.up_proj", [token_ids()]).values()
     assert norms.dtype == torch.float32
 
 
 def test_input_norms_refuse_and_leave_nothing_behind():
     model, name = build("llama"), "model.layers.2.self_attn.q_proj"
     with pytest.raises(ValueError, match="`batches` is empty"):
-        hooks.input_norms(model, name, [])
+        spectral.input_norms(model, name, [])
     with pytest.raises(ValueError, match=r"'model\.layers\.\*\.mpl' matches no name"):
-        hooks.input_norms(model, "model.layers.*.mpl", [token_ids()])
+        spectral.input_norms(model, "model.layers.*.mpl", [token_ids()])
     with pytest.raises(IndexError):
-        hooks.input_norms(model, name, [token_ids(), torch.full((1, 3), 10_000)])
+        spectral.input_norms(model, name, [token_ids(), torch.full((1, 3), 10_000)])
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight[3, 4] = torch.nan
     with pytest.raises(ValueError, match=r"'model\.layers\.2\.self_attn\.q_proj' is NaN"):
-        hooks.input_norms(model, [name, "model.layers.0.self_attn.q_proj"], [token_ids()])
+        spectral.input_norms(model, [name, "model.layers.0.self_attn.q_proj"], [token_ids()])
     assert hook_count(model) == 0
 
 
@@ -834,7 +834,7 @@ def test_input_norms_of_a_module_that_does_not_run_are_refused_by_name():
     model = build("llama")
     for patterns in ("lm_head", ["lm_head", "model.layers.0.mlp.up_proj"]):
         with pytest.raises(ValueError, match="lm_head"):
-            hooks.input_norms(model, patterns, [token_ids()])
+            spectral.input_norms(model, patterns, [token_ids()])
 
 
 # --- computing_once ------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from tokenizers import processors
 from tokenizers.pre_tokenizers import Metaspace
 from transformers import CohereConfig, CohereForCausalLM
 
-from helpers import lm, probing
+from helpers import attention, editing, lm, probing
 from helpers.data import english_prose
 from helpers.lm import scores
 
@@ -169,7 +169,8 @@ def test_padded_items_share_a_pass_and_no_hook_gets_their_length(model, tokenize
     passes = []
     handle = model.get_decoder().register_forward_pre_hook(lambda *_: passes.append(1))
     alone, shared = (
-        lm.next_distributions(model, tokenizer, PROMPTS, padded=padded) for padded in (False, True)
+        editing.next_distributions(model, tokenizer, PROMPTS, padded=padded)
+        for padded in (False, True)
     )
     handle.remove()
     n_lengths = len({len(lm.encode(tokenizer, prompt)) for prompt in PROMPTS})
@@ -178,7 +179,7 @@ def test_padded_items_share_a_pass_and_no_hook_gets_their_length(model, tokenize
     assert not model.get_output_embeddings()._forward_pre_hooks
     for call in (
         lambda how: lm.score_targets(model, tokenizer, PROMPTS, TARGETS, **how),
-        lambda how: lm.next_distributions(model, tokenizer, PROMPTS, **how),
+        lambda how: editing.next_distributions(model, tokenizer, PROMPTS, **how),
     ):
         with pytest.raises(ValueError, match="not with `padded`"):
             call({"padded": True, "editing": lambda n: nullcontext()})
@@ -191,9 +192,9 @@ def test_an_opened_model_predicts_the_next_token_and_scores_no_other(family):
     refused = (
         one,
         lambda: one(padded=True),
-        lambda: lm.greedy_match(model, tokenizer, ["ab"], [" d"]),
+        lambda: attention.greedy_match(model, tokenizer, ["ab"], [" d"]),
         lambda: lm.segment_nll(model, ids),
-        lambda: lm.next_distributions(model, tokenizer, ["abcdef", "a"], padded=True),
+        lambda: editing.next_distributions(model, tokenizer, ["abcdef", "a"], padded=True),
     )
     before = one()
     with probing.bidirectional(model, [1]):
@@ -202,7 +203,7 @@ def test_an_opened_model_predicts_the_next_token_and_scores_no_other(family):
         for call in refused:
             with pytest.raises(ValueError, match="opened attention sees fillers and targets"):
                 call()
-        ahead = lm.next_distributions(model, tokenizer, ["abcdef", "a"])
+        ahead = editing.next_distributions(model, tokenizer, ["abcdef", "a"])
         (first,) = scores.next_token_logprobs(model, tokenizer, ["abcdef"], [["z", "q"]])
         for prompt, row in zip(["abcdef", "a"], ahead, strict=True):
             expected = naive_logprobs(model, lm.encode(tokenizer, prompt))[-1]
@@ -222,7 +223,7 @@ def test_a_causal_model_is_given_no_mask(model, tokenizer):
     )
     for padded in (False, True):
         lm.score_targets(model, tokenizer, PROMPTS, TARGETS, padded=padded)
-        lm.next_distributions(model, tokenizer, PROMPTS, padded=padded)
+        editing.next_distributions(model, tokenizer, PROMPTS, padded=padded)
     handle.remove()
     assert given_ and not any(mask is not None for mask in given_)
 
@@ -244,7 +245,7 @@ def distinct(prompt):
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
 def test_rank_candidates_is_the_naive_ranking(model, tokenizer, batch_size):
     items = [distinct(prompt) for prompt in PROMPTS]
-    ranks = lm.rank_candidates(model, tokenizer, items, batch_size=batch_size)
+    ranks = attention.rank_candidates(model, tokenizer, items, batch_size=batch_size)
     assert ranks.columns.tolist() == ["correct", "choice", "gold_logprob", "margin"]
     for row, item in zip(ranks.itertuples(), items, strict=True):
         ids = lm.encode(tokenizer, item["prompt"])
@@ -263,8 +264,8 @@ def test_rank_candidates_is_the_naive_ranking(model, tokenizer, batch_size):
 def test_items_may_be_objects_and_prompts_any_sequence(model, tokenizer):
     items = [distinct(prompt) for prompt in PROMPTS]
     pd.testing.assert_frame_equal(
-        lm.rank_candidates(model, tokenizer, [SimpleNamespace(**item) for item in items]),
-        lm.rank_candidates(model, tokenizer, items),
+        attention.rank_candidates(model, tokenizer, [SimpleNamespace(**item) for item in items]),
+        attention.rank_candidates(model, tokenizer, items),
     )
     table = pd.DataFrame({"prompt": PROMPTS, "target": TARGETS}, index=range(90, 97))
     for as_ in (lambda column: column, np.asarray):
@@ -274,33 +275,33 @@ def test_items_may_be_objects_and_prompts_any_sequence(model, tokenizer):
             lm.score_targets(model, tokenizer, PROMPTS, TARGETS),
         )
         for call in (
-            lm.next_distributions,
-            lambda m, t, own: lm.label_logodds(m, t, own, "yes", "no"),
+            editing.next_distributions,
+            lambda m, t, own: attention.label_logodds(m, t, own, "yes", "no"),
             lambda m, t, own: lm.greedy(m, t, own, max_new_tokens=2),
         ):
             given_, listed = (call(model, tokenizer, own) for own in (prompts[:3], PROMPTS[:3]))
             np.testing.assert_array_equal(given_, listed)
-        assert lm.next_distributions(model, tokenizer, prompts[:0]).shape == (0, VOCAB)
+        assert editing.next_distributions(model, tokenizer, prompts[:0]).shape == (0, VOCAB)
 
 
 def test_a_tie_is_not_correct(model, tokenizer):
     with torch.no_grad():
         flat = build("llama")
         flat.lm_head.weight.zero_()
-    ranks = lm.rank_candidates(flat, tokenizer, [distinct("one")])
+    ranks = attention.rank_candidates(flat, tokenizer, [distinct("one")])
     assert not ranks["correct"][0] and ranks["choice"][0] != "cat"
     assert ranks["margin"][0] == 0
     assert ranks["gold_logprob"][0] == pytest.approx(-np.log(VOCAB), abs=1e-5)
 
 
 def test_label_logodds(model, tokenizer):
-    odds = lm.label_logodds(model, tokenizer, PROMPTS, "yes", "no")
+    odds = attention.label_logodds(model, tokenizer, PROMPTS, "yes", "no")
     for value, prompt in zip(odds, PROMPTS, strict=True):
         last = naive_logprobs(model, lm.encode(tokenizer, prompt))[-1]
         yes, no = (lm.encode(tokenizer, letter)[-1] for letter in "yn")
         assert value == pytest.approx(float(last[yes] - last[no]), abs=1e-5)
     np.testing.assert_allclose(
-        lm.label_logodds(model, tokenizer, PROMPTS, "no", "yes"), -odds, atol=1e-6
+        attention.label_logodds(model, tokenizer, PROMPTS, "no", "yes"), -odds, atol=1e-6
     )
 
 
@@ -401,7 +402,7 @@ def test_logits_stay_few(model):
     assert max(rows) <= 24
     rows.clear()
     tokenizer = tiny_tokenizer(start=True)
-    lm.rank_candidates(model, tokenizer, [distinct("fog" * 9)] * 4)
+    attention.rank_candidates(model, tokenizer, [distinct("fog" * 9)] * 4)
     lm.score_targets(model, tokenizer, ["xyz" * 9] * 4, [" fox"] * 4)
     assert rows == [4, 16]
     handle.remove()
@@ -448,11 +449,11 @@ def test_greedy_match_is_what_greedy_writes(model, tokenizer):
             right.append((prompt, gold))
             wrong.append((prompt, "Q" if gold[0] != "Q" else "J"))
     assert len(right) >= 3
-    match = lm.greedy_match(model, tokenizer, *zip(*right, strict=True))
+    match = attention.greedy_match(model, tokenizer, *zip(*right, strict=True))
     assert match["correct"].all()
     written = lm.greedy(model, tokenizer, [prompt for prompt, _ in right], max_new_tokens=2)
     assert written == [gold for _, gold in right]
-    assert not lm.greedy_match(model, tokenizer, *zip(*wrong, strict=True))["correct"].any()
+    assert not attention.greedy_match(model, tokenizer, *zip(*wrong, strict=True))["correct"].any()
     scores = lm.score_targets(model, tokenizer, *zip(*right, strict=True))
     np.testing.assert_allclose(match["mean_logprob"], scores["logprob"] / scores["n_tokens"])
 
@@ -490,10 +491,10 @@ def test_editing_is_entered_around_each_forward(model, tokenizer):
     lengths = {len(lm.encode(tokenizer, text)) for text in ("one", "seven")}
     items = [distinct(prompt) for prompt in ("one", "two", "seven")]
     for call in (
-        lambda **k: lm.rank_candidates(model, tokenizer, items, **k),
+        lambda **k: attention.rank_candidates(model, tokenizer, items, **k),
         lambda **k: lm.score_targets(model, tokenizer, ["one", "seven"], ["d", "d"], **k),
-        lambda **k: lm.greedy_match(model, tokenizer, ["one", "seven"], ["d", "d"], **k),
-        lambda **k: lm.label_logodds(model, tokenizer, ["one", "seven"], "d", "e", **k),
+        lambda **k: attention.greedy_match(model, tokenizer, ["one", "seven"], ["d", "d"], **k),
+        lambda **k: attention.label_logodds(model, tokenizer, ["one", "seven"], "d", "e", **k),
     ):
         log.clear()
         edited, plain = call(editing=editing), call()
@@ -533,13 +534,13 @@ def test_real_models_know_capitals(name, request):
         {"prompt": prompt, "gold": gold, "candidates": names}
         for prompt, gold in zip(prompts, names, strict=True)
     ]
-    ranks = lm.rank_candidates(model, tokenizer, items)
+    ranks = attention.rank_candidates(model, tokenizer, items)
     assert ranks["correct"].all() and (ranks["margin"] > 1).all()
     scores = lm.score_targets(model, tokenizer, prompts, names)
     single = scores["n_tokens"] == 1
     np.testing.assert_allclose(scores["logprob"][single], ranks["gold_logprob"][single], atol=1e-4)
     assert single.any()
-    one = lm.rank_candidates(model, tokenizer, items, batch_size=1)
+    one = attention.rank_candidates(model, tokenizer, items, batch_size=1)
     np.testing.assert_allclose(one["gold_logprob"], ranks["gold_logprob"], atol=1e-4)
 
 
@@ -581,7 +582,7 @@ def test_smollm2_segments_have_no_start_token(smollm2):
     ("call", "error", "says"),
     [
         (lambda m, t: lm.score_targets(m, t, [], []), ValueError, "prompts is empty"),
-        (lambda m, t: lm.rank_candidates(m, t, []), ValueError, "prompts is empty"),
+        (lambda m, t: attention.rank_candidates(m, t, []), ValueError, "prompts is empty"),
         (lambda m, t: lm.greedy(m, t, [], max_new_tokens=1), ValueError, "prompts is empty"),
         (lambda m, t: lm.score_targets(m, t, ["a"], []), ValueError, "1 prompts but 0 targets"),
         (lambda m, t: lm.score_targets(m, t, "a", "b"), TypeError, "`prompts` must be a list"),
@@ -596,21 +597,21 @@ def test_smollm2_segments_have_no_start_token(smollm2):
             "`batch_size`",
         ),
         (
-            lambda m, t: lm.rank_candidates(
+            lambda m, t: attention.rank_candidates(
                 m, t, [distinct("a"), {"prompt": "no", "gold": "x", "candidates": ["y", "z"]}]
             ),
             ValueError,
             r"item 1 \(prompt 'no'\).*the gold 'x' once",
         ),
         (
-            lambda m, t: lm.rank_candidates(
+            lambda m, t: attention.rank_candidates(
                 m, t, [{"prompt": "no", "gold": "y", "candidates": ["y"]}]
             ),
             ValueError,
             "item 0.*two or more",
         ),
         (
-            lambda m, t: lm.rank_candidates(
+            lambda m, t: attention.rank_candidates(
                 m, t, [{"prompt": "no", "gold": "you", "candidates": ["you", "cat", "yes"]}]
             ),
             ValueError,
@@ -649,16 +650,16 @@ def test_texts_longer_than_the_learned_positions_are_named(family):
     model = (more_families if family == "bigcode" else families).build(family)
     tokenizer = tiny_tokenizer(start=True)
     full, over = "A" * (CONTEXT - 1), "A" * CONTEXT  # the start token comes in front
-    lm.next_distributions(model, tokenizer, [full])
+    editing.next_distributions(model, tokenizer, [full])
     lm.segment_nll(model, token_ids(1, CONTEXT))
     lm.greedy(model, tokenizer, [full[:-2]], max_new_tokens=3)
     lm.score_targets(model, tokenizer, ["A", full[:-2]], [" A", " A"], padded=True)
     says = rf"item 1: {CONTEXT + 1} tokens.*the model has {CONTEXT} positions"
     for call in (
-        lambda: lm.next_distributions(model, tokenizer, ["A", over]),
+        lambda: editing.next_distributions(model, tokenizer, ["A", over]),
         lambda: lm.score_targets(model, tokenizer, ["A", full], [" A", "A"]),
         lambda: lm.score_targets(model, tokenizer, ["A", full], [" A", "A"], padded=True),
-        lambda: lm.rank_candidates(model, tokenizer, [distinct("A"), distinct(over)]),
+        lambda: attention.rank_candidates(model, tokenizer, [distinct("A"), distinct(over)]),
         lambda: lm.greedy(model, tokenizer, ["A", over], max_new_tokens=1),
     ):
         with pytest.raises(ValueError, match=says):
@@ -673,11 +674,11 @@ def test_texts_longer_than_the_learned_positions_are_named(family):
 
 def test_computed_positions_have_no_end_and_the_vocabulary_has_one(model):
     tokenizer = tiny_tokenizer(start=True)
-    assert len(lm.next_distributions(model, tokenizer, ["A" * (CONTEXT + 9)])) == 1
+    assert len(editing.next_distributions(model, tokenizer, ["A" * (CONTEXT + 9)])) == 1
     assert lm.segment_nll(model, token_ids(1, CONTEXT + 9)).shape == (1,)
     tokenizer.add_tokens([f"<n{i}>" for i in range(40)])
     for call in (
-        lambda: lm.next_distributions(model, tokenizer, ["a", "<n39>"]),
+        lambda: editing.next_distributions(model, tokenizer, ["a", "<n39>"]),
         lambda: lm.score_targets(model, tokenizer, ["a", "a"], [" d", "<n39>"]),
         lambda: lm.greedy(model, tokenizer, ["a", "<n39>"], max_new_tokens=1),
         lambda: lm.segment_nll(model, [[3, 4], [3, VOCAB]]),
@@ -693,7 +694,9 @@ def test_nan_logits_name_the_item(tokenizer):
         model.get_input_embeddings().weight[LETTERS.index("z") + 3] = torch.nan
     for call in (
         lambda: lm.score_targets(model, tokenizer, ["two", "one", "oz"], [" d"] * 3),
-        lambda: lm.rank_candidates(model, tokenizer, [distinct(p) for p in ("two", "one", "oz")]),
+        lambda: attention.rank_candidates(
+            model, tokenizer, [distinct(p) for p in ("two", "one", "oz")]
+        ),
     ):
         with pytest.raises(ValueError, match="item 2: the model's logits are NaN"):
             call()
@@ -752,8 +755,8 @@ def test_the_tokens_of_a_straddling_target_are_scored_and_counted(model, scheme)
 
 def test_next_distributions_are_those_of_the_last_token(model, tokenizer):
     prompts = ["see ", "Q of ABC is", "one"]
-    found = lm.next_distributions(model, tokenizer, prompts)
+    found = editing.next_distributions(model, tokenizer, prompts)
     for prompt, row in zip(prompts, found, strict=True):
         expected = naive_logprobs(model, lm.encode(tokenizer, prompt))[-1]
         np.testing.assert_allclose(row.numpy(), np.asarray(expected), atol=1e-4)
-    assert lm.next_distributions(model, tokenizer, []).shape == (0, found.shape[1])
+    assert editing.next_distributions(model, tokenizer, []).shape == (0, found.shape[1])

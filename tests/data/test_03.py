@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from helpers import data, hooks, models
+from helpers import data, hooks, models, spectral
 
 HERE = data.folder("03")
 
@@ -96,7 +96,7 @@ def test_pruner_prunes_as_much_as_asked_and_restores_every_bit(criterion):
     pruner, names = farms.Pruner(model), list(hooks.linear_layers(model))
     before = {n: p.detach().view(torch.int32).clone() for n, p in model.named_parameters()}
     wanda = criterion == "wanda"
-    pruner.rank_by(hooks.input_norms(model, names, [token_ids()]) if wanda else None)
+    pruner.rank_by(spectral.input_norms(model, names, [token_ids()]) if wanda else None)
     shares = np.linspace(0.1, 0.9, len(names))
     pruner.prune(shares)
     for name, share in zip(names, shares, strict=True):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from families import build, one_thread, tiny_tokenizer, token_ids  # noqa: F401
 
-from helpers import data, hooks, lm
+from helpers import data, hooks, twosample
 
 released_05 = data.module("05", "released")
 
@@ -123,7 +123,10 @@ def test_overlaps_are_1_for_equal_texts_and_0_for_strangers():
 
 def test_stored_numbers_are_those_of_the_stored_answers(minilm):
     arms = stored_arms("edits")
-    z = [lm.embed_texts(arms[arm]["answers"][: numbers.K], *minilm) for arm in ("base", "comedian")]
+    z = [
+        twosample.embed_texts(arms[arm]["answers"][: numbers.K], *minilm)
+        for arm in ("base", "comedian")
+    ]
     now = numbers.tested(*z, 7)  # its place among the arms
     stored = data.read_json(HERE / "similarities_smollm2-135m.json")["views"]["MiniLM"]["comedian"]
     for key in ("omega", "energy", "h"):
@@ -138,7 +141,7 @@ def test_published_answers_give_the_stored_numbers(tutorials_data, minilm):
     assert {n: len(own["answers"]) for n, own in stored["rephrasings"].items()} == {
         n: len(arms) - 1 for n, arms in found.items() if n != "roles"
     }
-    z = [lm.embed_texts(found["roles"][role], *minilm) for role in ("doctor", "child")]
+    z = [twosample.embed_texts(found["roles"][role], *minilm) for role in ("doctor", "child")]
     now = numbers.tested(*z, 0)
     assert now["h"] == pytest.approx(stored["roles"]["answers"]["child"]["h"], abs=2e-3)
     text = json.dumps(stored)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers import data, geometry, training, transfer
+from helpers import data, training, transfer
 from helpers.lesson import Exercises
 
 SEED = 10
@@ -71,7 +71,7 @@ def named(id, number):
 
 def cosines(weight, of=lambda part, weight: weight):
     parts = (u @ v for u, v in (transfer.low_rank(weight, rank) for rank in RANKS))
-    return [geometry.flat_cosine(part, of(part, weight)) for part in parts]
+    return [transfer.flat_cosine(part, of(part, weight)) for part in parts]
 
 
 def closed(weight):

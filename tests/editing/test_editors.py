@@ -99,7 +99,7 @@ def test_a_codebook_answers_inside_its_ball_only(family):
     ]
     assert far[0] == far[1]
     (said,) = lm.greedy(model, TOKENIZER, [REQUEST.prompt], max_new_tokens=1, editing=book.editing)
-    ahead = lm.next_distributions(model, TOKENIZER, [REQUEST.prompt], editing=book.editing)
+    ahead = editing.next_distributions(model, TOKENIZER, [REQUEST.prompt], editing=book.editing)
     assert said == TOKENIZER.decode(ahead[0].argmax(), skip_special_tokens=True)
     assert_unchanged(model, before)
 

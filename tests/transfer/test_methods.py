@@ -9,7 +9,7 @@ import torch
 from families import one_thread  # noqa: F401
 from torch import nn
 
-from helpers import geometry, hooks, training, transfer
+from helpers import hooks, training, transfer
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +88,14 @@ def test_low_rank_and_its_cosine():
     matrix = torch.diag(torch.tensor([4.0, 3, 2, 1]))
     b, a = transfer.low_rank(matrix, 2)
     assert torch.allclose(b @ a, torch.diag(torch.tensor([4.0, 3, 0, 0])), atol=1e-6)
-    assert geometry.flat_cosine(b @ a, matrix) == pytest.approx(np.sqrt(25 / 30))
-    assert geometry.flat_cosine(b @ a, matrix - b @ a) == pytest.approx(0, abs=1e-6)
+    assert transfer.flat_cosine(b @ a, matrix) == pytest.approx(np.sqrt(25 / 30))
+    assert transfer.flat_cosine(b @ a, matrix - b @ a) == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize(("ratio", "expected"), [(0.75, -0.6), (1, -0.70711)])
 def test_cosine_with_the_remainder_of_an_unrelated_part(ratio, expected):
     whole, part = np.array([1.0, 0]), np.array([0, ratio])
-    assert geometry.flat_cosine(part, whole - part) == pytest.approx(expected, abs=1e-5)
+    assert transfer.flat_cosine(part, whole - part) == pytest.approx(expected, abs=1e-5)
 
 
 def test_random_factors_keep_the_spectrum_and_nothing_else():
@@ -104,7 +104,7 @@ def test_random_factors_keep_the_spectrum_and_nothing_else():
     b, a = transfer.random_factors(like, np.random.default_rng(0))
     spectra = [torch.linalg.svdvals(x @ y)[:4] for x, y in ((b, a), like)]
     assert torch.allclose(*spectra, atol=1e-4)
-    assert abs(geometry.flat_cosine(b @ a, like[0] @ like[1])) < 0.2
+    assert abs(transfer.flat_cosine(b @ a, like[0] @ like[1])) < 0.2
 
 
 def test_seeking_cuts_blocks_of_the_students_shape_out_of_the_sensitive_layers(pair):
