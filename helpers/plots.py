@@ -1,12 +1,8 @@
 """One look for all figures; each function takes `ax=None` and returns the Axes."""
 
-import logging
 import math
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -14,7 +10,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.core.pylabtools import print_figure
 from IPython.display import display
-from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
@@ -32,17 +27,6 @@ PALETTE = {
     "control": "#7F7F7F",
     "neutral": "#222222",
 }
-# fonts with simplified Chinese characters, as Linux, Windows and macOS call them
-CJK_FONTS = (
-    "Noto Sans CJK SC",
-    "Noto Sans SC",
-    "Source Han Sans SC",
-    "Microsoft YaHei",
-    "PingFang SC",
-    "Hiragino Sans GB",
-    "WenQuanYi Micro Hei",
-    "SimHei",
-)
 SEQUENTIAL = "viridis"  # even steps in lightness, readable without colour
 
 
@@ -69,34 +53,6 @@ def use_style() -> None:
             "ytick.labelsize": 12,
         }
     )
-
-
-def cjk_labels() -> Callable[[str, str], str]:
-    """Let figures show Chinese characters, with a font of the system or of the package mplfonts.
-
-    Returns:
-        label(chinese, plain): the first where a font was found, else the second, so that a figure
-        without the font has words and no boxes. The lack of a font gives one warning, here.
-    """
-    known = {font.name for font in font_manager.fontManager.ttflist}
-    found = next((name for name in CJK_FONTS if name in known), None)
-    spec = find_spec("mplfonts")
-    if found is None and spec is not None:
-        (folder,) = spec.submodule_search_locations
-        path = Path(folder) / "fonts" / "NotoSansCJKsc-Regular.otf"
-        if path.is_file():
-            font_manager.fontManager.addfont(path)
-            found = font_manager.FontProperties(fname=path).get_name()
-    if found is None:
-        warnings.warn(
-            "no font with Chinese characters: figures show English labels (pip install mplfonts)",
-            stacklevel=2,
-        )
-        return lambda chinese, plain: plain
-    # such fonts often have one weight; that a bold title falls back to it is no news
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
-    mpl.rcParams["font.family"] = ["DejaVu Sans", found]
-    return lambda chinese, plain: chinese
 
 
 def _intervals(name: str, estimates: ArrayLike, n: int) -> np.ndarray:

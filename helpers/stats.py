@@ -70,7 +70,8 @@ def proportion_ci(hits: ArrayLike, n: int | None = None, level: float = 0.95) ->
     return Estimate(hits / n, float(ends.low), float(ends.high))
 
 
-# Numbers of what is drawn, a sample each; the statistic of R drawings (R, N) from each sample
+# What SciPy draws from, one array of row or group numbers for each stratum; and what it calls with
+# R drawings of each, (R, N) numbers
 _Plan = tuple[list[np.ndarray], Callable[..., np.ndarray]]
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from helpers import hooks, lm, models
+from helpers import checks, hooks, lm, models
 from helpers.lm import filled, heading, refuse_opened
 
 
@@ -254,8 +254,7 @@ def whiten(moment: Tensor, key: Tensor, ridge: float = 0.02) -> Tensor:
     Raises:
         ValueError: a ridge that is not positive, or C that is not positive.
     """
-    if not ridge > 0:
-        raise ValueError(f"`ridge` must be a positive number; got {ridge!r}.")
+    checks.positive("ridge", ridge)
     moment = moment.double()
     regular = moment + ridge * moment.diagonal().mean() * torch.eye(len(moment))
     factor, failed = torch.linalg.cholesky_ex(regular)
