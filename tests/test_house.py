@@ -85,9 +85,12 @@ def test_the_core_imports_the_core_and_a_column_itself_beside(path):
         assert not (our_rooms(path) & set(COLUMNS)) - {own}
 
 
-@pytest.mark.parametrize("room", ["checks", "geometry", "plots", "spectral", "stats", "twosample"])
-def test_numeric_rooms_do_without_torch(room):
-    path = HELPERS / f"{room}.py"
+NUMERIC = ["checks", "plots", "stats", "spectral/fits", "transfer/likeness", "twosample/tests"]
+
+
+@pytest.mark.parametrize("name", NUMERIC)
+def test_numeric_rooms_do_without_torch(name):
+    path = HELPERS / f"{name}.py"
     assert not {name.split(".")[0] for name in imports(path)} & {"torch", "transformers"}
 
 

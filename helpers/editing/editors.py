@@ -19,6 +19,7 @@ from peft.tuners.lora import LoraModel
 from torch import Tensor, nn
 
 from helpers import hooks, lm
+from helpers.editing.distributions import next_distributions
 from helpers.editing.rank_one import (
     Request,
     by_row,
@@ -318,7 +319,7 @@ def evaluate(
         }
     )
     local = [prompt for prompt, role in zip(prompts, roles, strict=True) if role == "locality"]
-    ahead = editing.next_distributions(model, tokenizer, local, **how)
+    ahead = next_distributions(model, tokenizer, local, **how)
     if before is not None:
         old, rows = before.ahead, scores["role"] == "locality"
         scores.loc[rows, "kept"] = (old.argmax(1) == ahead.argmax(1)).double().numpy()

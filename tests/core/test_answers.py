@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from helpers import hooks, lm
 from helpers.lm import answers
-from helpers.lm.answers import choose_tokens, embed_texts, sample_answers
+from helpers.lm.answers import choose_tokens, sample_answers
+from helpers.twosample import embed_texts
 
 PROMPT = "one fish two fish"
 PLAIN = dict(max_new_tokens=7, temperature=0.8, top_p=0.9, seed=3)

@@ -19,7 +19,6 @@ from transformers import CohereConfig, CohereForCausalLM
 
 from helpers import attention, editing, lm, probing
 from helpers.data import english_prose
-from helpers.lm import scores
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["no start", "start"])
@@ -204,7 +203,7 @@ def test_an_opened_model_predicts_the_next_token_and_scores_no_other(family):
             with pytest.raises(ValueError, match="opened attention sees fillers and targets"):
                 call()
         ahead = editing.next_distributions(model, tokenizer, ["abcdef", "a"])
-        (first,) = scores.next_token_logprobs(model, tokenizer, ["abcdef"], [["z", "q"]])
+        (first,) = attention.next_token_logprobs(model, tokenizer, ["abcdef"], [["z", "q"]])
         for prompt, row in zip(["abcdef", "a"], ahead, strict=True):
             expected = naive_logprobs(model, lm.encode(tokenizer, prompt))[-1]
             np.testing.assert_allclose(row.numpy(), np.asarray(expected), atol=1e-4)
@@ -231,7 +230,7 @@ def test_a_causal_model_is_given_no_mask(model, tokenizer):
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
 def test_next_token_logprobs(model, tokenizer, batch_size):
     choices = [["cat", "fog", " x", "Wolf"]] * 6 + [[" x", "k"]]
-    found = scores.next_token_logprobs(model, tokenizer, PROMPTS, choices, batch_size=batch_size)
+    found = attention.next_token_logprobs(model, tokenizer, PROMPTS, choices, batch_size=batch_size)
     for own, prompt, texts in zip(found, PROMPTS, choices, strict=True):
         ids = lm.encode(tokenizer, prompt)
         firsts = [lm.encode(tokenizer, prompt + text)[len(ids)] for text in texts]
@@ -618,7 +617,7 @@ def test_smollm2_segments_have_no_start_token(smollm2):
             r"item 0 \(prompt 'no'\): \['you', 'yes'\] begin with the same token",
         ),
         (
-            lambda m, t: scores.next_token_logprobs(m, t, ["a"], ["yn"]),
+            lambda m, t: attention.next_token_logprobs(m, t, ["a"], ["yn"]),
             TypeError,
             "`choices` must be a list",
         ),

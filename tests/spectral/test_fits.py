@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize
 
-from helpers import hooks, probing, spectral
+from helpers import hooks, probing
 from helpers.spectral import (
     eigenvalues,
     fit_power_law,
+    fits,
     median_starts,
     mp_alpha,
     mp_pdf,
@@ -76,9 +77,9 @@ def test_a_stack_has_the_eigenvalues_of_its_matrices(shape):
 def test_blocks_of_memory_change_nothing(monkeypatch):
     stack = windows(gaussian(20, 30), 8, ops=4, ratio=1.5)
     whole = eigenvalues(stack)
-    monkeypatch.setattr(spectral, "_BYTES_AT_ONCE", 1)
+    monkeypatch.setattr(fits, "_BYTES_AT_ONCE", 1)
     np.testing.assert_allclose(eigenvalues(stack), whole, rtol=1e-12)
-    monkeypatch.setattr(spectral, "_BYTES_AT_ONCE", 8 * (8 * 8 + 8 * 12) * 5)  # 16 = 5 + 5 + 5 + 1
+    monkeypatch.setattr(fits, "_BYTES_AT_ONCE", 8 * (8 * 8 + 8 * 12) * 5)  # 16 = 5 + 5 + 5 + 1
     np.testing.assert_allclose(eigenvalues(stack), whole, rtol=1e-12)
 
 

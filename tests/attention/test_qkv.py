@@ -34,7 +34,7 @@ from test_hooks import forward, hook_count, no_compiled_code, plain_hooks  # noq
 from torch import nn
 
 from helpers import attention, hooks
-from helpers.attention import STAGES, capture_qkv, edit_qkv
+from helpers.attention import STAGES, capture_qkv, edit_qkv, qkv
 
 # Gemma 2 caps its attention logits, which SDPA cannot: transformers refuses the pair
 RUNS = [
@@ -63,7 +63,7 @@ def state(model: nn.Module) -> tuple:
         model.config._attn_implementation,
         {module.config._attn_implementation for module in hooks.attentions(model).values()},
         getattr(file, "apply_rotary_pos_emb", None),
-        dict(attention._edits),
+        dict(qkv._edits),
     )
 
 
