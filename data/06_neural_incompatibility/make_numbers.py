@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from helpers import training, transfer
+from helpers import hooks, training, transfer
 from helpers.artefacts import Steps, rounded, versions, write, write_weights
 
 HERE = Path(__file__).resolve().parent
@@ -145,15 +145,39 @@ def ladder(models, seed):
     return found | children(models, delta, seed)
 
 
+def largest_units(model, prompts, keep):
+    """Coordinates of only the `keep` units of each layer that write most on prompts (N, T)."""
+    writes = [
+        x.square().mean(0).sqrt() * layer.weight.norm(dim=0)
+        for x, layer in zip(
+            transfer.activations(model, prompts)["units"],
+            hooks.down_projections(model).values(),
+            strict=True,
+        )
+    ]
+    kept = [score.argsort(descending=True)[:keep].sort().values for score in writes]
+    return transfer.identity(model)._replace(units=kept)
+
+
+def principal_directions(model, prompts, width):
+    """Coordinates of only the `width` directions of the residual stream of largest second moment.
+
+    Residuals are divided by their root mean square first, as every norm of the model does.
+    """
+    rows = torch.cat(transfer.activations(model, prompts)["residual"]).double()
+    rows = rows / rows.square().mean(1, keepdim=True).sqrt()
+    _, vectors = torch.linalg.eigh(rows.T @ rows)
+    return transfer.identity(model)._replace(residual=vectors[:, -width:].flip(1).float())
+
+
 def children(models, delta, seed):
     """Smaller models cut out of T0, healed on A, with the difference cut alike."""
     t0, prompts = models.t0, models.world["A"].prompts
     cuts = {
-        f"child, {keep} of 160 units": transfer.largest_units(t0, prompts, keep)
-        for keep in (120, 80, 40)
+        f"child, {keep} of 160 units": largest_units(t0, prompts, keep) for keep in (120, 80, 40)
     }
     cuts |= {
-        f"child, {width} of 64 directions": transfer.principal_directions(t0, prompts, width)
+        f"child, {width} of 64 directions": principal_directions(t0, prompts, width)
         for width in (56, 48)
     }
     cuts["child, 48 directions, 120 units"] = cuts["child, 48 of 64 directions"]._replace(

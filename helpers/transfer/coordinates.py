@@ -215,28 +215,3 @@ def match_units(x: Tensor, y: Tensor) -> Tensor:
     a, b = ((u - u.mean(0)) / (u.std(0) + 1e-9) for u in (x.double(), y.double()))
     rows, columns = linear_sum_assignment((a.T @ b).numpy(), maximize=True)
     return torch.from_numpy(rows[np.argsort(columns)])
-
-
-def largest_units(model: nn.Module, prompts: Tensor, keep: int) -> Coordinates:
-    """Only the `keep` feed-forward units of each layer that write most on prompts (N, T)."""
-    writes = [
-        x.square().mean(0).sqrt() * layer.weight.norm(dim=0)
-        for x, layer in zip(
-            activations(model, prompts)["units"],
-            hooks.down_projections(model).values(),
-            strict=True,
-        )
-    ]
-    kept = [score.argsort(descending=True)[:keep].sort().values for score in writes]
-    return identity(model)._replace(units=kept)
-
-
-def principal_directions(model: nn.Module, prompts: Tensor, width: int) -> Coordinates:
-    """Only `width` directions of the residual stream, those of largest second moment.
-
-    Residuals are divided by their root mean square first, as every norm of the model does.
-    """
-    rows = torch.cat(activations(model, prompts)["residual"]).double()
-    rows = rows / rows.square().mean(1, keepdim=True).sqrt()
-    _, vectors = torch.linalg.eigh(rows.T @ rows)
-    return identity(model)._replace(residual=vectors[:, -width:].flip(1).float())

@@ -23,9 +23,9 @@ from helpers.transfer.world import Facts
 MODULES = ("up_proj", "down_proj", "v_proj", "o_proj")  # those that both methods change
 
 
-def changed_weights(model: nn.Module, kinds: tuple[str, ...] = MODULES) -> dict[str, nn.Parameter]:
-    """The matrices of these kinds, by parameter name, in order of depth."""
-    return {n: w for n, w in model.named_parameters() if layer_and_kind(n)[1] in kinds}
+def changed_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The matrices of `MODULES`, by parameter name, in order of depth."""
+    return {n: w for n, w in model.named_parameters() if layer_and_kind(n)[1] in MODULES}
 
 
 def difference(after: nn.Module, before: nn.Module) -> dict[str, Tensor]:

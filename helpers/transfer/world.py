@@ -17,6 +17,7 @@ START, NAMES, RELATIONS, VALUES = 0, 16, 4, 24  # the start token; sizes of the 
 FIRST, LAST = 1, 1 + NAMES
 RELATION, VALUE = LAST + NAMES, LAST + NAMES + RELATIONS
 VOCABULARY = VALUE + VALUES
+HEADS, HEAD_DIM = 4, 16
 OFFSETS = np.array([FIRST, LAST, RELATION])
 
 
@@ -83,14 +84,7 @@ def split(world: dict[str, Facts], seed: int) -> dict[str, Facts]:
 
 
 def tiny_llama(
-    *,
-    seed: int,
-    width: int = 64,
-    layers: int = 4,
-    ffn: int = 160,
-    heads: int = 4,
-    head_dim: int = 16,
-    std: float | None = None,
+    *, seed: int, width: int = 64, layers: int = 4, ffn: int = 160, std: float | None = None
 ) -> LlamaForCausalLM:
     """A fresh Llama for `world`: untied embeddings, norms without weights to train (all 1).
 
@@ -103,9 +97,9 @@ def tiny_llama(
         hidden_size=width,
         intermediate_size=ffn,
         num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        head_dim=head_dim,
+        num_attention_heads=HEADS,
+        num_key_value_heads=HEADS,
+        head_dim=HEAD_DIM,
         tie_word_embeddings=False,
         bos_token_id=START,
         eos_token_id=None,
@@ -121,7 +115,7 @@ def tiny_llama(
 def load(path: Path) -> dict[str, LlamaForCausalLM]:
     """Tiny Llamas by name, in 32 bits; see `stored_weights` for the file and its errors.
 
-    Width, layers and units are read off the tensors; heads are those of `tiny_llama`.
+    Width, layers and units are read off the tensors.
     """
     found = {}
     for name, own in stored_weights(path).items():

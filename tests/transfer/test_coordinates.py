@@ -6,14 +6,16 @@ import pytest
 import torch
 from families import build, one_thread  # noqa: F401
 
-from helpers import training, transfer
+from helpers import data, training, transfer
 from helpers.transfer import coordinates
+
+RECIPE = data.module("06", "make_numbers")  # it cuts models down
 
 
 @pytest.fixture(scope="module")
 def trained():
     world = transfer.world(0)
-    model = transfer.tiny_llama(seed=0, width=32, layers=2, ffn=48, heads=2)
+    model = transfer.tiny_llama(seed=0, width=32, layers=2, ffn=48)
     list(training.training(model, *world["A"], steps=60, rng=0, lr=5e-3))
     return model, world["A"].prompts
 
@@ -98,14 +100,14 @@ def test_dropping_what_is_not_used_changes_nothing(trained):
         for name, weight in quiet.named_parameters():
             if "down_proj" in name:
                 weight[:, 40:] = 0
-    child = transfer.in_coordinates(quiet, transfer.largest_units(quiet, prompts, 40))
+    child = transfer.in_coordinates(quiet, RECIPE.largest_units(quiet, prompts, 40))
     assert child.config.intermediate_size == 40
     assert torch.allclose(scores(child, prompts), scores(quiet, prompts), atol=1e-4)
-    kept = transfer.principal_directions(model, prompts, 32).residual
+    kept = RECIPE.principal_directions(model, prompts, 32).residual
     assert torch.allclose(kept.T @ kept, torch.eye(32), atol=1e-5)
     wide = transfer.in_coordinates(model, transfer.identity(model)._replace(residual=kept))
     assert torch.allclose(scores(wide, prompts), scores(model, prompts), atol=1e-4)
-    narrow = transfer.principal_directions(model, prompts, 24)
+    narrow = RECIPE.principal_directions(model, prompts, 24)
     assert transfer.in_coordinates(model, narrow).config.hidden_size == 24
     assert torch.allclose(narrow.residual, kept[:, :24], atol=1e-5)  # the largest ones first
 
@@ -132,6 +134,6 @@ def test_an_unknown_parameter_is_named(trained):
 
 def test_models_of_different_shapes_have_no_common_coordinates(trained):
     model, prompts = trained
-    other = transfer.tiny_llama(seed=0, width=24, layers=2, ffn=48, heads=2)
+    other = transfer.tiny_llama(seed=0, width=24, layers=2, ffn=48)
     with pytest.raises(ValueError, match="residual of the two models"):
         transfer.estimated(model, other, prompts)

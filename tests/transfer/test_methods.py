@@ -14,8 +14,8 @@ from helpers import hooks, training, transfer
 
 @pytest.fixture(scope="module")
 def pair():
-    teacher = transfer.tiny_llama(seed=0, width=32, layers=3, ffn=48, heads=2)
-    student = transfer.tiny_llama(seed=1, width=24, layers=2, ffn=40, heads=2)
+    teacher = transfer.tiny_llama(seed=0, width=32, layers=3, ffn=48)
+    student = transfer.tiny_llama(seed=1, width=24, layers=2, ffn=40)
     facts = transfer.world(0)["A"]
     list(training.training(teacher, *facts, steps=40, rng=0))
     return teacher, student, transfer.Facts(facts.prompts[:6], facts.values[:6])
@@ -141,7 +141,7 @@ def test_lora_changes_no_score_at_the_start_whatever_it_starts_from(pair):
 def test_a_neurons_score_is_what_its_output_adds_to_the_log_probability(pair):
     teacher, _, facts = pair
     found = transfer.locate(teacher, facts)
-    assert found.ffn.shape == (3, 48) and found.attention.shape == (3, 32)
+    assert found.ffn.shape == (3, 48) and found.attention.shape == (3, 64)
     one = transfer.Facts(facts.prompts[:1], facts.values[:1])
     found = transfer.locate(teacher, one)
     states = {}
@@ -183,7 +183,7 @@ def test_a_push_of_ln_3_takes_the_answer_from_a_half_to_three_quarters():
 
 
 def test_a_neuron_that_writes_the_answer_is_found():
-    teacher = transfer.tiny_llama(seed=0, width=32, layers=2, ffn=48, heads=2)
+    teacher = transfer.tiny_llama(seed=0, width=32, layers=2, ffn=48)
     facts = transfer.world(0)["A"]
     one = transfer.Facts(facts.prompts[:1], facts.values[:1])
     down = teacher.model.layers[1].mlp.down_proj

@@ -109,7 +109,7 @@ def test_making_a_model_leaves_the_global_seed_alone():
 
 @pytest.fixture
 def small():
-    model = transfer.tiny_llama(seed=0, width=32, layers=2, ffn=64, heads=2)
+    model = transfer.tiny_llama(seed=0, width=32, layers=2, ffn=64)
     facts = transfer.world(0)["A"]
     return model, transfer.Facts(facts.prompts[:40], facts.values[:40])
 
