@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from helpers import data, editing, lm, models
+from helpers import data, editing, lm, models, twosample
 from helpers.artefacts import Steps, rounded, versions, write
 from helpers.editing import Edit, Probe
 
@@ -249,7 +249,7 @@ def background():
     steps = Steps("edits_background", {"openings": openings})
 
     def written(i, opening):
-        found = lm.sample_answers(
+        found = twosample.sample_answers(
             model, tokenizer, opening, 6, max_new_tokens=160, temperature=0.9, seed=i
         )
         return [opening + text for text in found.texts]

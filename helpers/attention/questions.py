@@ -62,7 +62,10 @@ def next_token_logprobs(
         ValueError: no prompts, unequal lists, choices that begin with the same token, and as in
             `score_targets`; items are named by their number.
     """
-    prompts, choices = lm.listed("prompts", prompts), [lm.listed("choices", own) for own in choices]
+    prompts, choices = (
+        lm.as_list("prompts", prompts),
+        [lm.as_list("choices", own) for own in choices],
+    )
     if len(prompts) != len(choices):
         raise ValueError(f"{len(prompts)} prompts but {len(choices)} lists of choices.")
     ids = lm.prompt_ids(tokenizer, prompts)
@@ -136,7 +139,7 @@ def rank_candidates(
     """
     prompts = [_field(item, "prompt") for item in items]
     golds = [_field(item, "gold") for item in items]
-    choices = [lm.listed("candidates", _field(item, "candidates")) for item in items]
+    choices = [lm.as_list("candidates", _field(item, "candidates")) for item in items]
     for i, (gold, own) in enumerate(zip(golds, choices, strict=True)):
         if own.count(gold) != 1 or len(own) < 2:
             raise ValueError(

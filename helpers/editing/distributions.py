@@ -28,7 +28,7 @@ def next_distributions(
     Returns:
         (N, V), nats, on the CPU.
     """
-    prompts = lm.listed("prompts", prompts)
+    prompts = lm.as_list("prompts", prompts)
     found = torch.empty(len(prompts), model.config.get_text_config().vocab_size)
     ids = lm.prompt_ids(tokenizer, prompts) if prompts else []
     for members, logprobs in lm.next_logprobs(model, ids, batch_size, editing, padded):

@@ -21,15 +21,15 @@ import torch
 from helpers.lm.logits import (
     LOGIT_ROWS,
     Editing,
+    batched,
     batches,
-    filled,
-    heading,
+    head_at,
     log_normaliser,
-    passes,
+    padded_rows,
     refuse_opened,
     token_scores,
 )
-from helpers.lm.tokens import added_tokens, listed, prompt_ids
+from helpers.lm.tokens import added_tokens, as_list, prompt_ids
 
 
 def score_targets(
@@ -68,7 +68,7 @@ def score_targets(
             tokenization of its prompt, NaN logits, more tokens than the model has positions (items
             are named by their number), opened attention, or both `editing` and `padded`.
     """
-    prompts, targets = listed("prompts", prompts), listed("targets", targets)
+    prompts, targets = as_list("prompts", prompts), as_list("targets", targets)
     if len(prompts) != len(targets):
         raise ValueError(f"{len(prompts)} prompts but {len(targets)} targets; give one for each.")
     ids = prompt_ids(tokenizer, prompts)
@@ -76,8 +76,8 @@ def score_targets(
     added = added_tokens(tokenizer, pairs, straddle=straddle)
     lengths = [(len(row), len(more)) for row, more in zip(ids, added, strict=True)]
     table = [None] * len(ids)
-    for n_prompt, members in passes([n for n, _ in lengths], lengths, batch_size, editing, padded):
-        rows = filled(model, [ids[i] + added[i] for i in members], members)
+    for n_prompt, members in batched([n for n, _ in lengths], lengths, batch_size, editing, padded):
+        rows = padded_rows(model, [ids[i] + added[i] for i in members], members)
         spans = [range(lengths[i][0], sum(lengths[i])) for i in members]
         with torch.no_grad(), editing(n_prompt) if editing else nullcontext():
             scores = token_scores(model, rows, spans, members, LOGIT_ROWS)
@@ -93,14 +93,14 @@ def next_logprobs(
 ) -> Iterator[tuple]:
     """Positions of prompts and their next-token log-probabilities (B, V), batch by batch."""
     lengths = [len(row) for row in ids]
-    for n_prompt, members in passes(lengths, lengths, batch_size, editing, padded):
+    for n_prompt, members in batched(lengths, lengths, batch_size, editing, padded):
         if padded:
             refuse_opened(model)
-        rows = filled(model, [ids[i] for i in members], members)
+        rows = padded_rows(model, [ids[i] for i in members], members)
         last = torch.tensor([lengths[i] - 1 for i in members], device=model.device)
         row = torch.arange(len(members), device=model.device)
         around = editing(n_prompt) if editing else nullcontext()
-        with torch.no_grad(), around, heading(model, row, last):
+        with torch.no_grad(), around, head_at(model, row, last):
             logits = model(rows, use_cache=False).logits[0].float()
         yield members, (logits - log_normaliser(logits, members)[:, None]).cpu()
 
@@ -134,7 +134,7 @@ def segment_nll(model, token_ids, *, batch_size: int = 4, chunk: int = LOGIT_ROW
     found = np.empty(len(ids))
     for _, members in batches([0] * len(ids), batch_size):
         with torch.no_grad():
-            rows = filled(model, ids[members].tolist(), members)
+            rows = padded_rows(model, ids[members].tolist(), members)
             spans = [range(1, ids.shape[1])] * len(members)
             scores = token_scores(model, rows, spans, members, chunk)
         found[members] = [-own.mean(dtype=float) for own, _ in scores]
