@@ -190,7 +190,7 @@ class Bench:
                 "loss": book.losses[-1],
                 "steps": len(book.losses),
             }
-            yield {"editing": book.editing}, told
+            yield {"during": book.during}, told
         else:
             told["seconds"] = 0.0
             words = {"prompt": edit.prompt, "target": edit.target_new, "old": edit.target_old}
@@ -419,7 +419,7 @@ def verse():
 FRAMES = ("“{}”中“{}”的读音是", "在“{}”这个词里，“{}”字念")
 
 
-def margins(bench, own, stranger, *, editing=None, prefix=""):
+def margins(bench, own, stranger, *, during=None, prefix=""):
     """log p(new reading) - log p(old one) of a character in words and frames.
 
     A `stranger` is another character: what its words gain is the frame's doing.
@@ -435,7 +435,7 @@ def margins(bench, own, stranger, *, editing=None, prefix=""):
             prompts,
             [own[reading]] * len(prompts),
             straddle=True,
-            editing=editing,
+            during=during,
         )["logprob"]
         for reading in ("new", "old")
     )

@@ -1,12 +1,8 @@
-"""Edits by training, by a codebook and in context, and what an edit did.
-
-Every editor is a context manager: inside the `with` block the model is edited, afterwards its
-weights are what they were, bit for bit, also after an exception. For rank-one edits see `rank_one`.
-"""
+"""Edits by training and by a codebook, and what an edit did."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,7 +15,6 @@ from peft.tuners.lora import LoraModel
 from torch import Tensor, nn
 
 from helpers import hooks, lm
-from helpers.editing.distributions import next_distributions
 from helpers.editing.rank_one import (
     Request,
     by_row,
@@ -32,7 +27,11 @@ from helpers.editing.rank_one import (
     wide,
 )
 from helpers.editing.records import Edit
+from helpers.lm import During
 
+BATCH = 16  # prompts in a pass
+ENOUGH = 1e-2  # nats per token of the target, where training ends
+RANK, ALPHA, DROPOUT = 8, 32, 0.1  # of low-rank adapters
 QUERY_VALUE = ("q_proj", "v_proj", "c_attn", "query_key_value", "qkv_proj")
 
 
@@ -53,24 +52,18 @@ def fine_tune(
     *,
     steps: int = 25,
     lr: float = 5e-4,
-    enough: float = 1e-2,
     at_prompt_end: bool = False,
     box: float | None = None,
 ) -> Iterator[list[float]]:
     """Train one down-projection on the target: FT-M, or FT-L with `at_prompt_end` and a `box`.
 
+    Yields the losses, nats per token.
+
     Args:
-        model, tokenizer, request: as in `editing.find_memory`.
-        layer: number of the block.
-        steps, lr, enough: of Adam; it stops at a loss below `enough`.
+        model, tokenizer, request, layer: as in `find_memory`.
+        steps, lr: of Adam, which stops early at a loss below `ENOUGH`.
         at_prompt_end: score every target token at the prompt's last token, as FT-L does.
         box: most that a single weight may change.
-
-    Yields:
-        The losses, nats per token.
-
-    Raises:
-        ValueError: as `editing.find_memory`.
 
     Source: Zhang et al. 2024, A comprehensive study of knowledge editing (FT-L, FT-M).
     """
@@ -85,10 +78,8 @@ def fine_tune(
                 room = _room(before, weight.dtype, box)
                 now.copy_(before + (now - before).clamp(-room, room))
 
-        def terms() -> list[Tensor]:
-            return [target_nll(model, row, at_prompt_end=at_prompt_end)]
-
-        losses = descend([weight], terms, stay, steps, lr, enough)
+        terms = lambda: [target_nll(model, row, at_prompt_end=at_prompt_end)]  # noqa: E731
+        losses = descend([weight], terms, stay, steps, lr, ENOUGH)
         weight.requires_grad_(False)
         yield losses
 
@@ -105,8 +96,8 @@ class Codebook:
     losses: list[float]
 
     @contextmanager
-    def editing(self, n_prompt: int) -> Iterator[None]:
-        """The `editing` of `helpers.lm`: looks the prompt's last token up, n_prompt tokens long."""
+    def during(self, n_prompt: int) -> Iterator[None]:
+        """The `during` of `helpers.lm`: looks the prompt's last token up, n_prompt tokens long."""
         held: dict[str, Tensor] = {}
         embeddings = self.model.get_input_embeddings()
         words = next(n for n, m in self.model.named_modules() if m is embeddings)
@@ -138,20 +129,15 @@ def grace(
     radius: float = 1.0,
     steps: int = 50,
     lr: float = 1.0,
-    enough: float = 1e-2,
 ) -> Codebook:
     """A codebook adapter: close to the stored key, the layer's output is a learned value.
 
-    No weight changes; use its `editing` in the functions of `helpers.lm`.
+    No weight changes; use its `during` in the functions of `helpers.lm`.
 
     Args:
-        model, tokenizer, request, layer: as in `editing.find_memory`; the key is that of the
-            prompt's last token.
+        model, tokenizer, request, layer: as in `find_memory`; the key is the prompt's last token's.
         radius: of the ball around the key, in the units of the keys.
-        steps, lr, enough: of Adam on the value, which begins at the old one.
-
-    Raises:
-        ValueError: as `editing.find_memory`.
+        steps, lr: of Adam on the value, which begins at the old one and ends as in `fine_tune`.
 
     Source: Hartvigsen et al. 2023 (GRACE).
     """
@@ -162,11 +148,11 @@ def grace(
     book = Codebook(model, name, key, value, radius, [])
 
     def terms() -> list[Tensor]:
-        with book.editing(row.n_prompt):
+        with book.during(row.n_prompt):
             return [target_nll(model, row)]
 
     with frozen(model):
-        book.losses.extend(descend([value], terms, lambda *_: None, steps, lr, enough))
+        book.losses.extend(descend([value], terms, lambda *_: None, steps, lr, ENOUGH))
     value.requires_grad_(False)
     return book
 
@@ -205,30 +191,21 @@ def low_rank(
     *,
     adaptive: bool = False,
     allocate: bool = True,
-    rank: int = 8,
-    alpha: int = 32,
-    dropout: float = 0.1,
     steps: int = 70,
     lr: float = 5e-3,
-    enough: float = 1e-2,
     seed: int = 0,
 ) -> Iterator[list[float]]:
-    """Train low-rank adapters of peft at the queries and values of all layers on the target.
+    """Train adapters of peft at the queries and values of all layers on the target.
+
+    Yields the losses, nats per token.
 
     Args:
-        model, tokenizer, request: as in `editing.find_memory`.
-        adaptive: AdaLoRA, which begins with ranks of 1.5 `rank` and takes the least important
-            directions away until `rank` is left on average; it makes all its steps.
+        model, tokenizer, request: as in `find_memory`.
+        adaptive: AdaLoRA, which begins with ranks of 1.5 `RANK` and takes the least important
+            directions away until `RANK` is left on average; it makes all its steps.
         allocate: false for a training loop that never asks AdaLoRA to take directions away.
-        rank, alpha, dropout: of the adapters.
-        steps, lr, enough: of Adam; LoRA stops at a loss below `enough`.
+        steps, lr: of Adam; LoRA stops early as `fine_tune` does.
         seed: for the first factor and the dropout; global seeds stay as they are.
-
-    Yields:
-        The losses, nats per token.
-
-    Raises:
-        ValueError: as `editing.find_memory`, or queries and values have unknown names.
 
     Source: Hu et al. 2022 (LoRA); Zhang et al. 2023 (AdaLoRA), peft's implementation.
     """
@@ -236,14 +213,14 @@ def low_rank(
     places = [n for n in hooks.linear_layers(model) if n.rpartition(".")[2] in QUERY_VALUE]
     if not places:
         raise ValueError(f"no linear layer of the model is called one of {QUERY_VALUE}.")
-    shared = {"target_modules": places, "lora_alpha": alpha, "lora_dropout": dropout}
+    shared = {"target_modules": places, "lora_alpha": ALPHA, "lora_dropout": DROPOUT}
     shared["fan_in_fan_out"] = not isinstance(model.get_submodule(places[0]), nn.Linear)
     if adaptive:
         budget = {"tinit": steps // 7, "tfinal": steps // 2, "deltaT": 1, "total_step": steps}
-        config = AdaLoraConfig(target_r=rank, init_r=rank * 3 // 2, **budget, **shared)
+        config = AdaLoraConfig(target_r=RANK, init_r=RANK * 3 // 2, **budget, **shared)
     else:
-        config = LoraConfig(r=rank, **shared)
-    untouched, enough = set(model.modules()), 0.0 if adaptive else enough
+        config = LoraConfig(r=RANK, **shared)
+    untouched, enough = set(model.modules()), 0.0 if adaptive else ENOUGH
 
     def terms() -> Iterator[Tensor]:
         yield target_nll(model, row)
@@ -266,9 +243,16 @@ def low_rank(
         yield losses
 
 
-def in_context(request: Request) -> str:
-    """The corrected fact as a text to put in front of a question."""
-    return f"{request.prompt}{request.target}。\n"
+def next_distributions(
+    model, tokenizer, prompts: Sequence[str], *, during: During | None = None, padded=False
+) -> Tensor:
+    """(N, V) log-probabilities, nats, of the next token behind N prompts; see `score_targets`."""
+    prompts = lm.as_list("prompts", prompts)
+    found = torch.empty(len(prompts), model.config.get_text_config().vocab_size)
+    ids = lm.prompt_ids(tokenizer, prompts) if prompts else []
+    for members, logprobs in lm.next_logprobs(model, ids, BATCH, during, padded):
+        found[members] = logprobs
+    return found
 
 
 class Report(NamedTuple):
@@ -277,9 +261,9 @@ class Report(NamedTuple):
     `scores` has one row per question: `role` (edit, rephrase, portability or locality), `kind`,
     `exact` (greedy decoding writes the answer), `share` (of the answer's tokens that are the most
     probable ones), `prefix` (of its tokens before the first that is not), `logprob` (mean over the
-    tokens, nats). Beside the report of the untouched
-    model, locality rows also have `kept` (its most probable next token is the same) and `kl`
-    (untouched || edited, nats). `ahead` is (locality questions, V).
+    tokens, nats). Beside the report of the untouched model, locality rows also have `kept` (its
+    most probable next token is the same) and `kl` (untouched || edited, nats). `ahead` is
+    (locality questions, V).
     """
 
     scores: pd.DataFrame
@@ -287,15 +271,14 @@ class Report(NamedTuple):
 
 
 def evaluate(
-    model, tokenizer, edit: Edit, *, before: Report | None = None, editing=None, prefix: str = ""
+    model, tokenizer, edit: Edit, *, before: Report | None = None, during=None, prefix: str = ""
 ) -> Report:
     """The four demands on an edit: success, generality, portability and locality.
 
     Args:
-        model, tokenizer: causal language model of transformers and its fast tokenizer.
-        edit: the record.
+        model, tokenizer, edit: the record is asked about.
         before: the report of the untouched model.
-        editing: as in `helpers.lm`, for a codebook.
+        during: as in `helpers.lm`, for a codebook.
         prefix: text in front of every question, for editing in context.
 
     Source: Fang et al. 2025 (CKnowEdit), section 2; scores by log-probability instead of a judge.
@@ -306,18 +289,11 @@ def evaluate(
         asked += [(role, p.kind, p.prompt, p.answer) for p in getattr(edit, role)]
     roles, kinds, prompts, answers = zip(*asked, strict=True)
     prompts = [prefix + prompt for prompt in prompts]
-    how = {"padded": True} if editing is None else {"editing": editing}
+    how = {"padded": True} if during is None else {"during": during}
     table = lm.score_targets(model, tokenizer, prompts, answers, straddle=True, **how)
-    scores = pd.DataFrame(
-        {
-            "role": roles,
-            "kind": kinds,
-            "exact": table["greedy"],
-            "share": table["n_greedy"] / table["n_tokens"],
-            "prefix": table["n_prefix"] / table["n_tokens"],
-            "logprob": table["logprob"] / table["n_tokens"],
-        }
-    )
+    scores = pd.DataFrame({"role": roles, "kind": kinds, "exact": table["greedy"]})
+    own = table[["n_greedy", "n_prefix", "logprob"]].div(table["n_tokens"], axis=0)
+    scores[["share", "prefix", "logprob"]] = own
     local = [prompt for prompt, role in zip(prompts, roles, strict=True) if role == "locality"]
     ahead = next_distributions(model, tokenizer, local, **how)
     if before is not None:

@@ -1,16 +1,11 @@
-"""Rank-one edits: keys, values and one update of a down-projection.
-
-A request names a prompt, the subject in it and the wanted continuation. Inside the `with` block the
-model is edited; afterwards its weights are what they were, bit for bit, also after an exception.
-"""
+"""Rank-one edits: keys, values and one update of a down-projection."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import torch
@@ -18,8 +13,12 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from helpers import checks, hooks, lm, models
+from helpers import artefacts, hooks, lm, models
 from helpers.lm import head_at, padded_rows, refuse_opened
+
+ROWS = 8  # of a pass for the covariance
+RIDGE = 0.02  # needed where C comes from few tokens and has no inverse
+LR, DECAY, LARGEST = 0.15, 0.0625, 4.0  # of the search for a value; see `find_memory`
 
 
 class Request(NamedTuple):
@@ -56,13 +55,7 @@ class Memory(NamedTuple):
 def subject_position(tokenizer, prompt: str, subject: str, prefix: str = "") -> int:
     """Place of the last token of the subject among all tokens, start token and prefix included.
 
-    Args:
-        tokenizer: a fast tokenizer.
-        prompt, subject: the subject's first occurrence counts; spaces behind it do not.
-        prefix: text in front of the prompt, where the subject is not looked for.
-
-    Raises:
-        ValueError: an empty subject, or one that does not occur in the prompt.
+    The first occurrence in the prompt counts, without spaces behind it.
     """
     at = prompt.find(subject)
     if not subject.strip() or at < 0:
@@ -74,11 +67,7 @@ def subject_position(tokenizer, prompt: str, subject: str, prefix: str = "") -> 
 
 
 def down_projection(model, layer: int) -> tuple[str, nn.Module]:
-    """Name and module of the linear layer that ends the feed-forward part of a block.
-
-    Raises:
-        ValueError: no such layer.
-    """
+    """Name and module of the linear layer that ends the feed-forward part of a block."""
     found = list(hooks.down_projections(model).items())
     if not 0 <= layer < len(found):
         raise ValueError(f"`layer` must lie in 0..{len(found) - 1}; got {layer!r}.")
@@ -105,9 +94,6 @@ def key_at(model, name: str, ids: Tensor, place: int) -> Tensor:
 def token_row(tokenizer, request: Request, prefix: str = "") -> Row:
     """Prompt and target of a request as tokens; words are not spaced in every language, so a target
     may straddle the last token of its prompt and is then tokenized apart.
-
-    Raises:
-        ValueError: an empty target, or a subject that is not in the prompt.
     """
     prompt = prefix + request.prompt
     ids = lm.encode(tokenizer, prompt)
@@ -128,33 +114,28 @@ class Moment(NamedTuple):
 
 
 def second_moment(
-    model, layer: int, token_ids: Tensor, *, start: int | list | None = None, batch_size: int = 8
+    model, layer: int, token_ids: Tensor, *, start: int | None = None
 ) -> tuple[Tensor, int]:
-    """Mean of k kᵀ over the keys of a down-projection, streamed; later blocks are not run.
+    """Mean of k kᵀ over the keys of a down-projection; later blocks are not run.
 
     Args:
-        model: causal language model of transformers.
-        layer: number of the block.
+        model, layer: as in `find_memory`.
         token_ids: (N, T) integers, such as from `lm.segments`.
-        start: id of a start token, or several, whose keys are left out (they are like no others).
-        batch_size: rows of a forward pass.
+        start: id of a start token, whose keys are left out (they are like no others).
 
     Returns:
         C (m, m), float32, and the number of keys.
-
-    Raises:
-        ValueError: no such layer, no keys, or keys that are not finite.
 
     Source: Meng et al. 2022 (ROME), section 3.1.
     """
     name, _ = down_projection(model, layer)
     total, count = None, 0
-    for ids in torch.as_tensor(token_ids).split(batch_size):
+    for ids in torch.as_tensor(token_ids).split(ROWS):
         ids = padded_rows(model, ids.tolist(), range(len(ids)))
         with torch.no_grad(), hooks.capture(model, name, of="input", stop=True) as seen:
             model(ids, use_cache=False)
         keys = by_row(seen[name], len(ids))
-        keys = keys[~torch.isin(ids, torch.tensor([] if start is None else start).to(ids))]
+        keys = keys[ids != (-1 if start is None else start)]
         if not keys.isfinite().all():
             raise ValueError(f"keys of {name!r} are NaN or infinite; check the weights.")
         total = keys.double().T @ keys.double() + (0 if total is None else total)
@@ -186,8 +167,6 @@ def cached_moment(model, layer: int, token_ids: Tensor, *, start: int | None = N
 
     A file that is damaged or may not be read is no error, nor is a folder that cannot be written
     or a full disk: C is computed then.
-
-    Args, Raises: as `second_moment`.
     """
     token_ids = torch.as_tensor(token_ids)
     down_projection(model, layer)
@@ -203,12 +182,8 @@ def cached_moment(model, layer: int, token_ids: Tensor, *, start: int | None = N
     found = Moment(matrix, n_keys, time.perf_counter() - begun)
     numbers = {"n_keys": torch.tensor(n_keys), "seconds": torch.tensor(found.seconds)}
     content = save({"moment": matrix.cpu(), **numbers})
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    with suppress(OSError), ExitStack() as at_end:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        at_end.callback(partial.unlink, missing_ok=True)
-        partial.write_bytes(hashlib.sha256(content).digest() + content)
-        partial.replace(path)
+    with suppress(OSError), artefacts.replacing(path) as aside:
+        aside.write_bytes(hashlib.sha256(content).digest() + content)
     return found
 
 
@@ -222,68 +197,22 @@ def rank_one_update(weight: Tensor, key: Tensor, value: Tensor, direction: Tenso
         key, value: k (m,) and v (d,).
         direction: u (m,): k itself, C⁻¹ k, or k projected on directions that other keys leave free.
 
-    Raises:
-        ValueError: shapes that do not fit, NaN, or kᵀ u = 0.
-
     Source: Meng et al. 2022, equation 2; Fang et al. 2025 (AlphaEdit) for the projection.
     """
-    d, m = weight.shape
-    if key.shape != (m,) or value.shape != (d,) or direction.shape != (m,):
-        raise ValueError(
-            f"`key`, `value`, `direction` must have shapes ({m},), ({d},), ({m},); got "
-            f"{tuple(key.shape)}, {tuple(value.shape)}, {tuple(direction.shape)}."
-        )
     overlap = key.double() @ direction.double()
     scale = key.double().norm() * direction.double().norm()
     if not overlap.isfinite() or overlap.abs() <= 1e-12 * scale:
-        raise ValueError(
-            "`direction` is orthogonal to `key` or not finite; nothing can be written."
-        )
+        raise ValueError("`direction` is orthogonal to `key` or not finite: nothing to write.")
     gap = value.double() - weight.double() @ key.double()
     return torch.outer(gap, direction.double() / overlap).to(weight.dtype)
 
 
-def whiten(moment: Tensor, key: Tensor, ridge: float = 0.02) -> Tensor:
-    """C⁻¹ k with `ridge` times the mean of the diagonal added to it.
-
-    Args:
-        moment: C (m, m), as from `second_moment`.
-        key: k (m,).
-        ridge: needed where C comes from few tokens and has no inverse.
-
-    Raises:
-        ValueError: a ridge that is not positive, or C that is not positive.
-    """
-    checks.positive("ridge", ridge)
+def whiten(moment: Tensor, key: Tensor) -> Tensor:
+    """C⁻¹ k (m,) for C (m, m) of `second_moment`, `RIDGE` times its mean diagonal added to it."""
     moment = moment.double()
-    regular = moment + ridge * moment.diagonal().mean() * torch.eye(len(moment))
-    factor, failed = torch.linalg.cholesky_ex(regular)
-    if failed:
-        raise ValueError("`moment` is not positive; it must be a mean of k kᵀ.")
+    regular = moment + RIDGE * moment.diagonal().mean() * torch.eye(len(moment))
+    factor = torch.linalg.cholesky(regular)
     return torch.cholesky_solve(key.double()[:, None], factor)[:, 0].to(key.dtype)
-
-
-def _matrix(module: nn.Module) -> Tensor:
-    """The weights as (out, in); GPT-2's Conv1D keeps them the other way round."""
-    return module.weight.T if isinstance(module, Conv1D) else module.weight
-
-
-@contextmanager
-def apply_delta(model, layer: int, delta: Tensor) -> Iterator[None]:
-    """Add ΔW (d, m) to a down-projection while the block runs.
-
-    Raises:
-        ValueError: no such layer, or another shape.
-    """
-    name, module = down_projection(model, layer)
-    if delta.shape != _matrix(module).shape:
-        raise ValueError(
-            f"`delta` must have shape {tuple(_matrix(module).shape)}; got {tuple(delta.shape)}."
-        )
-    with hooks.restore_weights(model, f"{name}.weight"):
-        with torch.no_grad():
-            _matrix(module).add_(delta.to(module.weight))
-        yield
 
 
 # ----------------------------------------------------------------------------------- losses, search
@@ -394,11 +323,11 @@ def find_memory(
     essence: Essence | None = None,
     prefixes: Sequence[str] = ("",),
     steps: int = 12,
-    lr: float = 0.15,
-    decay: float = 0.0625,
-    largest: float = 4.0,
 ) -> Memory:
     """Key at the subject's last token, and the value there that makes the model say the target.
+
+    The squared change of the value, relative to the old one, costs `DECAY`; in lengths of the old
+    one it is at most `LARGEST`.
 
     Args:
         model, tokenizer: causal language model of transformers and its fast tokenizer.
@@ -406,15 +335,7 @@ def find_memory(
         layer: number of the block whose down-projection is looked at.
         essence: a second prompt with the subject, whose answer is to stay.
         prefixes: texts in front of the prompt, over which the key is averaged and the value found.
-        steps, lr: of Adam on the change of the value.
-        decay: weight of the squared change relative to the old value.
-        largest: longest change, in lengths of the old value.
-
-    Returns:
-        Memory(key, old, new, losses); the losses are those of the target alone.
-
-    Raises:
-        ValueError: no such layer, a subject that is not in a prompt, or an empty target.
+        steps: of Adam on the change of the value.
 
     Source: Meng et al. 2022, equations 3 and 4.
     """
@@ -435,17 +356,17 @@ def find_memory(
             with _shifted(model, name, row.subject, change):
                 loss = loss + target_nll(model, row) / len(rows)
         yield loss
-        yield decay * change.square().sum() / old.square().sum()
+        yield DECAY * change.square().sum() / old.square().sum()
         if essence:
             with _shifted(model, name, place, change):
                 now = _next_logprobs(model, about)
             yield essence.kl * (now.exp() * (now - untouched)).sum()
 
     def shorten(_step: int, change: Tensor) -> None:
-        change.mul_((largest * old.norm() / change.norm().clamp(min=1e-12)).clamp(max=1))
+        change.mul_((LARGEST * old.norm() / change.norm().clamp(min=1e-12)).clamp(max=1))
 
     with frozen(model):
-        losses = descend([change], terms, shorten, steps, lr)
+        losses = descend([change], terms, shorten, steps, LR)
     return Memory(key, old, old + change.detach(), losses)
 
 
@@ -453,27 +374,22 @@ def find_memory(
 def rome(
     model, layer: int, memory: Memory, direction: Callable[[Tensor], Tensor] | None = None
 ) -> Iterator[Tensor]:
-    """Write a memory into a down-projection by a rank-one update.
+    """Write a memory into a down-projection by a rank-one update ΔW (d, m), which is yielded.
 
     Args:
-        model: causal language model of transformers.
-        layer: number of the block for which the memory was found.
-        memory: from `find_memory`.
+        model, layer, memory: of `find_memory`.
         direction: maps the key (m,) to u (m,): `lambda k: whiten(C, k)` for ROME, `lambda k: P @ k`
             for the AlphaEdit projector; by default u = k, ROME without its covariance.
 
-    Yields:
-        ΔW (d, m).
-
-    Raises:
-        ValueError: as `rank_one_update` and `apply_delta`.
-
     Source: Meng et al. 2022 (ROME).
     """
-    _, module = down_projection(model, layer)
+    name, module = down_projection(model, layer)
     key = memory.key
     bias = 0 if module.bias is None else module.bias.detach()
     along = key if direction is None else direction(key)
-    delta = rank_one_update(_matrix(module).detach(), key, memory.new - bias, along)
-    with apply_delta(model, layer, delta):
+    # GPT-2's Conv1D keeps its weights the other way round
+    weight = (module.weight.T if isinstance(module, Conv1D) else module.weight).detach()
+    delta = rank_one_update(weight, key, memory.new - bias, along)
+    with hooks.restore_weights(model, f"{name}.weight"):
+        weight.add_(delta)
         yield delta

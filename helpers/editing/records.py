@@ -51,15 +51,15 @@ class Edit(NamedTuple):
 def load_edits(path: Path | str) -> list[Edit]:
     """Records of knowledge to edit: ours, or CKnowEdit in its published format.
 
+    Published records have no subject of their own: it is the whole prompt, as in the released
+    loader (zjunlp/EasyEdit at 0a1ef857), and their type follows from the file's name.
+    `portability` and `locality` may be lists of {prompt, answer} or, as the documentation has
+    them, flat fields `portability_prompt`, `portability_answer`.
+
     Args:
         path: a file, also by its name in `data/`, or a folder whose JSON files are read in order.
-            Published records have no subject of their own: it is the whole prompt, as in the
-            released loader (zjunlp/EasyEdit at 0a1ef857), and their type follows from the file's
-            name. `portability` and `locality` may be lists of {prompt, answer} or, as the
-            documentation has them, flat fields `portability_prompt`, `portability_answer`.
 
     Raises:
-        FileNotFoundError: no such file, or a folder without JSON files.
         ValueError: an unusable record; the file, the record and the field are named.
 
     Source: Fang et al. 2025 (CKnowEdit), the eight files of the data set `zjunlp/CKnowEdit`.

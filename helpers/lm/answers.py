@@ -9,7 +9,7 @@ from contextlib import nullcontext
 import torch
 
 from helpers import checks
-from helpers.lm.logits import Editing, batches, head_at, padded_rows
+from helpers.lm.logits import During, batches, head_at, padded_rows
 from helpers.lm.tokens import as_list, prompt_ids
 
 
@@ -43,14 +43,14 @@ def end_tokens(model, tokenizer) -> set[int]:
 
 
 @torch.no_grad()
-def _grow(model, rows: torch.Tensor, max_new_tokens: int, ends, editing) -> list[list[int]]:
+def _grow(model, rows: torch.Tensor, max_new_tokens: int, ends, during) -> list[list[int]]:
     """The greedy tokens behind each row (B, T), up to one of `ends`."""
     tokens: list[list[int]] = [[] for _ in rows]
     done = [False] * len(tokens)
     step, cache = rows, None
     each = torch.arange(len(rows), device=rows.device)
     for place in range(rows.shape[1] - 1, rows.shape[1] - 1 + max_new_tokens):
-        around = editing(rows.shape[1]) if editing and cache is None else nullcontext()
+        around = during(rows.shape[1]) if during and cache is None else nullcontext()
         with around, head_at(model, each, torch.full_like(each, -1)):
             out = model(step, **behind(model, cache, place))
         cache, step = out.past_key_values, finite_logits(out.logits[0]).argmax(-1)[:, None]
@@ -70,14 +70,14 @@ def greedy(
     *,
     max_new_tokens: int,
     batch_size: int = 16,
-    editing: Editing | None = None,
+    during: During | None = None,
 ) -> list[str]:
     """Greedy answers, batched over prompts of equal length, with a key-value cache.
 
     Args:
         model, tokenizer, prompts, batch_size: as in `lm.score_targets`.
         max_new_tokens: most tokens to write; a row also ends at the model's end token.
-        editing: as in `helpers.lm`; what it does to the prompt lives on in the cache.
+        during: as in `helpers.lm`; what it does to the prompt lives on in the cache.
 
     Returns:
         N texts, without the prompt and without special tokens.
@@ -92,7 +92,7 @@ def greedy(
     found = [""] * len(ids)
     for _, members in batches([len(row) for row in ids], batch_size):
         rows = padded_rows(model, [ids[i] for i in members], members, max_new_tokens - 1)
-        grown = _grow(model, rows, max_new_tokens, ends, editing)
+        grown = _grow(model, rows, max_new_tokens, ends, during)
         for i, tokens in zip(members, grown, strict=True):
             found[i] = read_behind(tokenizer, ids[i], tokens)
     return found

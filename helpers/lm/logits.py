@@ -46,7 +46,7 @@ def computing_once(module: nn.Module) -> Iterator[None]:
         yield
 
 
-Editing = Callable[[int], AbstractContextManager]
+During = Callable[[int], AbstractContextManager]
 
 FEW = 8  # rows up to which a tall matrix is multiplied the other way round
 LOGIT_ROWS = 128  # rows of logits held at once: 128 MB for Gemma's vocabulary in float32
@@ -65,11 +65,11 @@ def batches(keys: Sequence, batch_size: int) -> Iterator[tuple[Any, list[int]]]:
 
 
 def batched(
-    n_prompts: list[int], lengths: list, batch_size: int, editing: Editing | None, padded: bool
+    n_prompts: list[int], lengths: list, batch_size: int, during: During | None, padded: bool
 ) -> Iterator[tuple[int, list[int]]]:
     """(tokens of their prompts, items that share a pass); padded, lengths differ and it is 0."""
-    if padded and editing:
-        raise ValueError("`editing` needs prompts of one length in a pass: not with `padded`.")
+    if padded and during:
+        raise ValueError("`during` needs prompts of one length in a pass: not with `padded`.")
     if not padded:
         for _, members in batches(lengths, batch_size):
             yield n_prompts[members[0]], members

@@ -210,7 +210,7 @@ def test_an_opened_model_predicts_the_next_token_and_scores_no_other(family):
         z, q = (lm.encode(tokenizer, letter)[-1] for letter in "zq")
         np.testing.assert_allclose(first, ahead[0, [z, q]], atol=1e-6)
     with pytest.raises(ValueError, match="opened attention"):
-        one(editing=lambda n_prompt: probing.bidirectional(model))
+        one(during=lambda n_prompt: probing.bidirectional(model))
     pd.testing.assert_frame_equal(one(), before)
     assert lm.segment_nll(model, ids).shape == (2,)
 
@@ -494,7 +494,7 @@ def test_editing_is_entered_around_each_forward(model, tokenizer):
         lambda **k: attention.label_logodds(model, tokenizer, ["one", "seven"], "d", "e", **k),
     ):
         log.clear()
-        edited, plain = call(editing=editing), call()
+        edited, plain = call(during=editing), call()
         assert log[::3] == sorted(lengths) and log[1::3] == ["forward"] * 2
         assert log[2::3] == ["left"] * 2
         np.testing.assert_array_equal(np.asarray(edited), np.asarray(plain))
@@ -512,7 +512,7 @@ def test_an_edit_of_the_prompt_reaches_the_score(model, tokenizer):
         yield
         handle.remove()
 
-    edited = lm.score_targets(model, tokenizer, PROMPTS, TARGETS, editing=editing)
+    edited = lm.score_targets(model, tokenizer, PROMPTS, TARGETS, during=editing)
     plain = lm.score_targets(model, tokenizer, PROMPTS, TARGETS)
     long = [len(lm.encode(tokenizer, prompt)) > 1 for prompt in PROMPTS]
     assert (np.abs(edited["logprob"] - plain["logprob"]) > 1e-3)[long].all()

@@ -59,7 +59,7 @@ def test_training_in_half_precision_goes_as_far_as_in_float32(family, dtype):
             assert 2e-3 < moved.max() <= 3e-3 + 1e-7 * (kind == torch.float32)
         book = editing.grace(model, TOKENIZER, REQUEST, 1, radius=1e-3, steps=20, lr=0.5)
         assert book.value.dtype == book.key.dtype == torch.float32
-        assert gain(model, editing=book.editing) > was
+        assert gain(model, during=book.during) > was
         losses[kind] = [tuned[-1], in_box[-1], book.losses[-1]]
         assert_unchanged(model, before)
     assert losses[dtype] == pytest.approx(losses[torch.float32], rel=0.03, abs=0.03)
@@ -91,15 +91,15 @@ def test_a_codebook_answers_inside_its_ball_only(family):
     book = editing.grace(model, TOKENIZER, REQUEST, 1, radius=1e-3, steps=20, lr=0.5)
     assert_unchanged(model, before)
     assert book.losses[-1] < book.losses[0]
-    assert gain(model, editing=book.editing) > was
+    assert gain(model, during=book.during) > was
     other = {"prompts": ["Quite another text"], "targets": ["zK"]}
     far = [
-        lm.score_targets(model, TOKENIZER, **other, editing=e)["logprob"][0]
-        for e in (None, book.editing)
+        lm.score_targets(model, TOKENIZER, **other, during=e)["logprob"][0]
+        for e in (None, book.during)
     ]
     assert far[0] == far[1]
-    (said,) = lm.greedy(model, TOKENIZER, [REQUEST.prompt], max_new_tokens=1, editing=book.editing)
-    ahead = editing.next_distributions(model, TOKENIZER, [REQUEST.prompt], editing=book.editing)
+    (said,) = lm.greedy(model, TOKENIZER, [REQUEST.prompt], max_new_tokens=1, during=book.during)
+    ahead = editing.next_distributions(model, TOKENIZER, [REQUEST.prompt], during=book.during)
     assert said == TOKENIZER.decode(ahead[0].argmax(), skip_special_tokens=True)
     assert_unchanged(model, before)
 
@@ -161,8 +161,9 @@ def test_adapters_learn_the_target_and_leave_no_trace(family, adaptive):
 @HALVES
 @HALF_FAMILIES
 @pytest.mark.parametrize("adaptive", [False, True], ids=["lora", "adalora"])
-def test_adapters_of_half_precision_models_are_float32(family, dtype, adaptive):
-    options, losses = {"adaptive": adaptive, "lr": 5e-3, "steps": 10, "dropout": 0.0}, []
+def test_adapters_of_half_precision_models_are_float32(family, dtype, adaptive, monkeypatch):
+    monkeypatch.setattr(editors, "DROPOUT", 0.0)
+    options, losses = {"adaptive": adaptive, "lr": 5e-3, "steps": 10}, []
     for kind in (torch.float32, dtype):
         model = build(family).to(kind)
         before, was = fingerprint(model), gain(model)
@@ -185,11 +186,11 @@ def test_seeds_of_adapters_matter_and_suffice():
 
 def test_adalora_takes_ranks_away():
     model = build("llama")
-    with editing.low_rank(model, TOKENIZER, REQUEST, adaptive=True, rank=2, steps=14, lr=2e-2):
+    with editing.low_rank(model, TOKENIZER, REQUEST, adaptive=True, steps=14, lr=2e-2):
         singular = [p for n, p in model.named_parameters() if "lora_E" in n]
-        assert {len(p) for p in singular} == {3}
+        assert {len(p) for p in singular} == {12}
         left = sum(int((p != 0).sum()) for p in singular)
-    assert left == 2 * len(singular)
+    assert left == 8 * len(singular)
     with editing.low_rank(model, TOKENIZER, REQUEST, adaptive=True, allocate=False, steps=14):
         singular = [p for n, p in model.named_parameters() if "lora_E" in n]
         assert all(bool((p != 0).all()) for p in singular)
@@ -239,12 +240,9 @@ def test_a_report_has_the_four_demands():
     assert (after.scores["prefix"] <= after.scores["share"]).all()
     local = after.scores[after.scores["role"] == "locality"]
     assert (local["kl"] > 1e-4).all()
-    told = editing.evaluate(
-        model, TOKENIZER, RECORD, before=before, prefix=editing.in_context(REQUEST)
-    )
-    own = lm.score_targets(
-        model, TOKENIZER, [editing.in_context(REQUEST) + REQUEST.prompt], [REQUEST.target]
-    )
+    told = editing.evaluate(model, TOKENIZER, RECORD, before=before, prefix="Q of ABC is zK. ")
+    asked = ["Q of ABC is zK. " + REQUEST.prompt]
+    own = lm.score_targets(model, TOKENIZER, asked, [REQUEST.target])
     assert told.scores["logprob"][0] == pytest.approx(own["logprob"][0] / 2, abs=1e-5)
 
 
