@@ -181,7 +181,7 @@ def test_padded_items_share_a_pass_and_no_hook_gets_their_length(model, tokenize
         lambda how: editing.next_distributions(model, tokenizer, PROMPTS, **how),
     ):
         with pytest.raises(ValueError, match="not with `padded`"):
-            call({"padded": True, "editing": lambda n: nullcontext()})
+            call({"padded": True, "during": lambda n: nullcontext()})
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
