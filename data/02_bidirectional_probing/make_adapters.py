@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch.nn import functional as F
 
 from helpers import data, lm, models, probing
 from helpers.artefacts import replacing, rounded, versions
@@ -36,6 +37,7 @@ MODEL = "smollm2-135m"
 SEEDS = (0, 1, 2)
 BLOCK, BATCH, STEPS, LR = 64, 4, 300, 1.5e-3  # masked next token
 PAIRS, PAIR_STEPS, PAIR_LR, DROPOUT = 32, 150, 5e-4, 0.3  # contrastive
+CONTRAST = 20.0  # of cosines, the inverse temperature
 RATE, HELD = 0.2, 32  # share of hidden tokens, held-out blocks
 WARM_UP = 10
 MEASURED_ONLY = ("causal-1", "causal-2")
@@ -149,6 +151,16 @@ def embedded(model, tokenizer, texts):
     return (states.last_hidden_state * real[..., None]).sum(1) / real.sum(1, keepdim=True)
 
 
+def contrastive_loss(anchors, positives, *negatives):
+    """Cross-entropy of finding an anchor's positive among all vectors (B, d), InfoNCE, nats.
+
+    Source: Gao et al. 2021 (SimCSE), equations 1 and 5.
+    """
+    others = torch.cat([positives, *negatives])
+    cosines = F.normalize(anchors, dim=-1) @ F.normalize(others, dim=-1).T
+    return F.cross_entropy(CONTRAST * cosines, torch.arange(len(anchors), device=anchors.device))
+
+
 def contrastive_training(seed, base, batches):
     model, tokenizer = merged(base)
     model = with_lora(model, seed)
@@ -160,7 +172,7 @@ def contrastive_training(seed, base, batches):
 
     def loss_of(step):
         vectors = [embedded(inner, tokenizer, texts) for texts in batches[step]]
-        return probing.contrastive_loss(*vectors)
+        return contrastive_loss(*vectors)
 
     with probing.bidirectional(inner):
         losses, _ = train(model, loss_of, PAIR_STEPS, PAIR_LR)

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from scipy.stats import pearsonr
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -65,6 +66,28 @@ def variant(name):
     model, tokenizer = adapters.merged(*names)
     with probing.bidirectional(model) if opened else nullcontext():
         yield model, tokenizer
+
+
+def within_group_auc(scores, labels, groups):
+    """ROC AUC inside each group, such as the pairs of one word, in order of first members.
+
+    Scores are rounded to 6 decimals first, so that rounding noise breaks no ties, which count half.
+    """
+    scores, labels, members = np.round(np.asarray(scores, dtype=float), 6), np.asarray(labels), {}
+    for i, group in enumerate(groups):
+        members.setdefault(group, []).append(i)
+    for group, own in members.items():
+        if len(np.unique(labels[own])) < 2:
+            raise ValueError(f"group {group!r} has one class only.")
+    return np.array([roc_auc_score(labels[own], scores[own]) for own in members.values()])
+
+
+def participation_ratio(vectors):
+    """Effective number of dimensions: squared sum over sum of squares of the variances."""
+    rows = np.asarray(vectors, dtype=float)
+    centred = rows - rows.mean(0)
+    gram = centred @ centred.T if len(rows) <= rows.shape[1] else centred.T @ centred
+    return float(np.trace(gram) ** 2 / (gram**2).sum())
 
 
 def untrained(model, seed):
@@ -243,7 +266,7 @@ def sense_auc(model, tokenizer, rows):
                     scores.append(float(vectors[i] @ vectors[j]))
                     labels.append(sense == other_sense)
                     groups.append(word)
-        found[side] = rounded(probing.within_group_auc(scores, labels, groups))
+        found[side] = rounded(within_group_auc(scores, labels, groups))
     return found
 
 
@@ -294,7 +317,7 @@ def likeness_of_words(model, tokenizer, sentences):
                 "random": rounded(pairs),
                 "inside": rounded(inside),
                 "norm": rounded([np.median(size), size.max()]),
-                "dimensions": rounded([probing.participation_ratio(own[:, 1:].reshape(-1, 576))]),
+                "dimensions": rounded([participation_ratio(own[:, 1:].reshape(-1, 576))]),
             }
         )
     return found
@@ -410,7 +433,7 @@ def in_context(model, tokenizer):
         cuts = np.unique(cosine[train])
         best = max(cuts, key=lambda cut: ((cosine[train] >= cut) == y[train]).mean())
         found.setdefault(name, []).append(float(((cosine[test] >= best) == y[test]).mean()))
-    auc = probing.within_group_auc(cosine, y, ["all"] * len(y))
+    auc = within_group_auc(cosine, y, ["all"] * len(y))
     return {"accuracy": found, "auc": float(auc[0])}
 
 

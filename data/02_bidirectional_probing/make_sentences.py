@@ -388,6 +388,14 @@ def split(text):
     return text.split()
 
 
+def require_single_tokens(tokenizer, words):
+    """Refuse words of several tokens inside a sentence, for lengths are to tell nothing."""
+    spans = {word: probing.word_spans(tokenizer, ["the", word])[1][1] for word in words}
+    several = [f"{word} ({len(span)})" for word, span in spans.items() if len(span) > 1]
+    if several:
+        raise ValueError(f"words of several tokens: {', '.join(several)}")
+
+
 def main():
     words = {kind: split(text) for kind, text in WORDS.items()}
     training = {kind: split(text) for kind, text in TRAINING.items()}
@@ -399,7 +407,7 @@ def main():
     if len(probed) != 280 or probed & trained:
         raise ValueError(f"a word has two uses: {sorted(probed & trained)}")
     for name in ("smollm2-135m", "gemma3-270m"):
-        probing.require_single_tokens(models.load(name)[1], sorted(probed | trained))
+        require_single_tokens(models.load(name)[1], sorted(probed | trained))
     senses = [
         {"word": word, "follows": [own[0] for own in both], "precedes": [own[1] for own in both]}
         for word, both in SENSES.items()

@@ -9,7 +9,6 @@ from helpers.probing.bundles import (  # noqa: F401
 )
 from helpers.probing.masks import (  # noqa: F401
     bidirectional,
-    contrastive_loss,
     leakage,
     mask_tokens,
     masked_next_token_loss,
@@ -17,11 +16,9 @@ from helpers.probing.masks import (  # noqa: F401
 from helpers.probing.probes import (  # noqa: F401
     grouped_cv,
     marked,
+    mean_cosine,
     prefix_noise,
-    require_single_tokens,
     ridge_scores,
-    within_group_auc,
     word_spans,
     word_states,
 )
-from helpers.probing.vectors import mean_cosine, participation_ratio  # noqa: F401

@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from helpers.probing.probes import FitPredict, grouped_cv, ridge_scores
+from helpers.probing.probes import grouped_cv
 
 # labels of the context probes, with the place of the labelled word
 CONTEXT_PROBES = {"subject_animacy": 1, "verb_causative": 2, "verb_dynamic": 2, "object_animacy": 4}
 SIZES = {"animate": 2, "inanimate": 2, "causative": 1, "dynamic": 1, "stative": 1}
+FOLDS = 5
 
 
 class BundleSentence(NamedTuple):
@@ -85,18 +86,13 @@ def cell_kind(label: str, word: int) -> str:
 
 
 def bundle_accuracies(
-    states: np.ndarray,
-    sentences: Sequence[BundleSentence],
-    *,
-    n_folds: int = 5,
-    fit_predict: FitPredict = ridge_scores,
+    states: np.ndarray, sentences: Sequence[BundleSentence]
 ) -> dict[tuple[str, int], np.ndarray]:
     """Cross-validated accuracy of a probe in each of the 20 cells, bundle by bundle.
 
     Args:
         states: (N, 5, d) vectors of the words of the sentences.
         sentences: of `bundle_sentences`; folds are runs of bundles, so test words are new.
-        fit_predict: see `probing.grouped_cv`.
 
     Returns:
         By label and probed word: (number of bundles,) means.
@@ -105,9 +101,9 @@ def bundle_accuracies(
         ValueError: shapes that do not fit, or fewer bundles than folds.
     """
     n_bundles = sentences[-1].bundle + 1
-    if states.shape[:2] != (len(sentences), 5) or n_bundles < n_folds:
+    if states.shape[:2] != (len(sentences), 5) or n_bundles < FOLDS:
         raise ValueError(
-            f"`states` must be ({len(sentences)}, 5, d) and hold {n_folds} bundles or more; got "
+            f"`states` must be ({len(sentences)}, 5, d) and hold {FOLDS} bundles or more; got "
             f"{states.shape}, {n_bundles}."
         )
     found = {}
@@ -119,9 +115,8 @@ def bundle_accuracies(
             right = grouped_cv(
                 states[own, word],
                 [sentence.label(label) for sentence in chosen],
-                bundle * n_folds // n_bundles,
+                bundle * FOLDS // n_bundles,
                 words=[sentence.words[place] for sentence in chosen],
-                fit_predict=fit_predict,
             )
             found[label, word] = np.array([right[bundle == b].mean() for b in range(n_bundles)])
     return found

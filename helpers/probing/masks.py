@@ -180,29 +180,3 @@ def masked_next_token_loss(model: nn.Module, ids: Tensor, masked: Tensor, chosen
         raise ValueError("`chosen` names no place behind the first.")
     logits = model(input_ids=masked, use_cache=False).logits[:, :-1][behind]
     return nn.functional.cross_entropy(logits.float(), ids[:, 1:][behind])
-
-
-def contrastive_loss(
-    anchors: Tensor, positives: Tensor, negatives: Tensor | None = None, *, scale: float = 20.0
-) -> Tensor:
-    """Cross-entropy of finding an anchor's positive among all positives (InfoNCE), nats.
-
-    Args:
-        anchors, positives: (B, d).
-        negatives: (B', d) that are no anchor's positive.
-        scale: of the cosines, the inverse temperature.
-
-    Raises:
-        ValueError: shapes that do not fit.
-
-    Source: Gao et al. 2021 (SimCSE), equations 1 and 5.
-    """
-    others = positives if negatives is None else torch.cat([positives, negatives])
-    if anchors.ndim != 2 or anchors.shape != positives.shape or others.ndim != 2:
-        raise ValueError(
-            f"`anchors` and `positives` must be (B, d); got {tuple(anchors.shape)}, "
-            f"{tuple(positives.shape)}."
-        )
-    cosines = nn.functional.normalize(anchors, dim=-1) @ nn.functional.normalize(others, dim=-1).T
-    own = torch.arange(len(anchors), device=anchors.device)
-    return nn.functional.cross_entropy(scale * cosines, own)

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.linear_model import Ridge
-from sklearn.metrics import roc_auc_score
 
-from helpers import lm
+from helpers import checks, lm
 
 # (train vectors, train labels in -1 and 1, test vectors) -> test scores
 FitPredict = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+STRENGTH = 0.1  # of the ridge penalty, times the width
 
 
 def word_spans(tokenizer, words: Sequence[str]) -> tuple[list[int], list[range]]:
@@ -52,18 +52,6 @@ def word_spans(tokenizer, words: Sequence[str]) -> tuple[list[int], list[range]]
         spans.append(range(inside[0] + shift, inside[-1] + 1 + shift))
         begin += len(word) + 1
     return [start] * shift + list(ids), spans
-
-
-def require_single_tokens(tokenizer, words: Sequence[str]) -> None:
-    """Check that each word is one token inside a sentence, so that lengths tell nothing.
-
-    Raises:
-        ValueError: words of several tokens; all are named.
-    """
-    spans = {word: word_spans(tokenizer, ["the", word])[1][1] for word in words}
-    several = [f"{word} ({len(span)})" for word, span in spans.items() if len(span) > 1]
-    if several:
-        raise ValueError(f"words of several tokens: {', '.join(several)}")
 
 
 @torch.no_grad()
@@ -129,20 +117,24 @@ def prefix_noise(states: ArrayLike, prefixes: Sequence[Hashable]) -> float:
     return worst
 
 
+def mean_cosine(vectors: ArrayLike) -> float:
+    """Mean cosine over all pairs of different rows (N, d): how narrow a cone the vectors fill."""
+    rows = checks.finite("vectors", vectors, 2)
+    lengths = np.linalg.norm(rows, axis=1)
+    if len(rows) < 2 or not lengths.all():
+        raise ValueError(f"`vectors` must be two or more rows, none 0; got shape {rows.shape}.")
+    n, total = len(rows), (rows / lengths[:, None]).sum(0)
+    return float((total @ total - n) / (n * (n - 1)))
+
+
 def ridge_scores(
-    train: np.ndarray,
-    labels: np.ndarray,
-    test: np.ndarray,
-    *,
-    strength: float = 0.1,
-    floor: float = 1e-2,
+    train: np.ndarray, labels: np.ndarray, test: np.ndarray, *, floor: float = 1e-2
 ) -> np.ndarray:
     """Scores of a ridge regression on labels of -1 and 1, features standardised on the train set.
 
     Args:
         train, test: (n, d) and (m, d).
         labels: (n,) of -1 and 1.
-        strength: of the penalty, times d.
         floor: least standard deviation of a feature, relative to the root mean square of all.
 
     Returns:
@@ -165,7 +157,7 @@ def ridge_scores(
     mean = train.mean(0)
     least = floor * np.sqrt(np.mean(train**2))
     deviation = np.maximum(train.std(0), max(least, 1e-300))
-    probe = Ridge(alpha=strength * train.shape[1], fit_intercept=False)
+    probe = Ridge(alpha=STRENGTH * train.shape[1], fit_intercept=False)
     probe.fit((train - mean) / deviation, labels)
     return probe.predict((test - mean) / deviation)
 
@@ -223,29 +215,3 @@ def grouped_cv(
         scores = fit_predict(x[~held], np.where(y[~held], 1.0, -1.0), x[held])
         answers[held] = marked(scores, y[held], tie)
     return answers
-
-
-def within_group_auc(
-    scores: ArrayLike, labels: ArrayLike, groups: Sequence[Hashable]
-) -> np.ndarray:
-    """ROC AUC inside each group, such as the pairs of one word; ties count half.
-
-    Args:
-        scores: (N,), rounded to 6 decimals first so that rounding noise breaks no ties.
-        labels: (N,), false or true.
-        groups: N names.
-
-    Returns:
-        One AUC for each group, in the order of their first members.
-
-    Raises:
-        ValueError: a group with one class only; it is named.
-    """
-    scores, labels = np.round(np.asarray(scores, dtype=float), 6), np.asarray(labels, dtype=bool)
-    members: dict[Hashable, list[int]] = {}
-    for i, group in enumerate(groups):
-        members.setdefault(group, []).append(i)
-    for group, own in members.items():
-        if len(np.unique(labels[own])) < 2:
-            raise ValueError(f"group {group!r} has one class only.")
-    return np.array([roc_auc_score(labels[own], scores[own]) for own in members.values()])

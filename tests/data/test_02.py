@@ -1,5 +1,6 @@
 """The recipes of notebook 02 and what they wrote."""
 
+import math
 import re
 from contextlib import ExitStack
 
@@ -35,6 +36,15 @@ def test_contrast_is_trained_on_words_that_are_not_probed(adapters_recipe):
         assert sorted(roles[0]) == sorted(roles[1])
 
 
+def test_contrast_by_hand(adapters_recipe, monkeypatch):
+    e, loss = torch.eye(4), adapters_recipe.contrastive_loss
+    assert loss(*torch.ones(2, 16, 3)).item() == pytest.approx(math.log(16))
+    assert loss(e[:2], e[:2]).item() == pytest.approx(2.06e-9, abs=1e-7)
+    monkeypatch.setattr(adapters_recipe, "CONTRAST", 1.0)
+    assert loss(e, e).item() == pytest.approx(math.log(1 + 3 / math.e))
+    assert loss(e, e, 3 * e).item() == pytest.approx(math.log(2 + 6 / math.e))
+
+
 def test_an_adapter_is_kept_as_a_whole_folder(adapters_recipe, monkeypatch, tmp_path):
     monkeypatch.setattr(adapters_recipe, "HERE", tmp_path)
     model = adapters_recipe.with_lora(build("llama"), 0)
@@ -59,6 +69,37 @@ def test_probed_words_stand_where_the_recipe_says(probing_recipe):
     assert len(items) == 80 and all(words[place] == group for words, place, _, group in items)
     items = probing_recipe.concreteness_items(content["concreteness"])
     assert len(items) == 72 and all(words[place] == group for words, place, _, group in items)
+
+
+def test_words_of_several_tokens_are_named():
+    check, tokenizer = (
+        data.module("02", "make_sentences").require_single_tokens,
+        tiny_tokenizer(start=True),
+    )
+    one = [w for w in "abcd" if len(probing.word_spans(tokenizer, ["the", w])[1][1]) == 1]
+    check(tokenizer, one)
+    with pytest.raises(ValueError, match=r"several tokens: dog \(\d\), bad \(\d\)"):
+        check(tokenizer, [*one, "dog", "bad"])
+
+
+def test_auc_inside_groups(probing_recipe):
+    auc = probing_recipe.within_group_auc
+    found = auc([0.9, 0.8, 0.3, 0.1] * 2, [1, 0, 1, 0] * 2, list("aaaabbbb"))
+    assert found.tolist() == [0.75, 0.75]
+    assert auc([0.5, 0.5 + 1e-9], [0, 1], "aa").tolist() == [0.5]
+    with pytest.raises(ValueError, match="'b' has one class"):
+        auc([1, 2, 3], [0, 1, 1], "aab")
+
+
+def test_participation_ratio_by_hand(probing_recipe):
+    ratio = probing_recipe.participation_ratio
+    rows = np.array([[1, 0], [-1, 0], [0, 1], [0, -1]]) * np.sqrt([[3, 1]])
+    assert ratio(rows) == pytest.approx(1.6)
+    equal = np.concatenate([np.eye(5), -np.eye(5)])
+    assert ratio(equal) == pytest.approx(5) == ratio(equal + 7)
+    wide = np.random.default_rng(0).normal(size=(6, 40))
+    values = np.linalg.eigvalsh(np.cov(wide.T))
+    assert ratio(wide) == pytest.approx(values.sum() ** 2 / (values**2).sum())
 
 
 def test_splits_by_word_share_no_word(probing_recipe):

@@ -1,7 +1,6 @@
 """masks: what flows where, in every family, and the losses that train for an open mask."""
 
 import copy
-import math
 import threading
 from types import SimpleNamespace
 
@@ -276,17 +275,6 @@ def test_hidden_tokens_are_read_one_place_before():
     assert loss.item() == pytest.approx(10.80267, abs=1e-5)
 
 
-def test_contrast_by_hand():
-    e = torch.eye(4)
-    assert probing.contrastive_loss(e.new_ones(16, 3), e.new_ones(16, 3)).item() == pytest.approx(
-        math.log(16)
-    )
-    assert probing.contrastive_loss(e, e, scale=1).item() == pytest.approx(math.log(1 + 3 / math.e))
-    assert probing.contrastive_loss(e[:2], e[:2]).item() == pytest.approx(2.06e-9, abs=1e-7)
-    with_more = probing.contrastive_loss(e, e, 3 * e, scale=1).item()
-    assert with_more == pytest.approx(math.log(2 + 6 / math.e))
-
-
 def test_what_cannot_be_trained_on_is_told():
     ids = torch.ones(2, 4, dtype=torch.long)
     with pytest.raises(ValueError, match="rate"):
@@ -296,5 +284,3 @@ def test_what_cannot_be_trained_on_is_told():
     first = torch.tensor([[True, False, False, False]] * 2)
     with pytest.raises(ValueError, match="behind the first"):
         probing.masked_next_token_loss(build("llama"), ids, ids, first)
-    with pytest.raises(ValueError, match=r"\(2, 3\)"):
-        probing.contrastive_loss(torch.ones(2, 3), torch.ones(3, 3))

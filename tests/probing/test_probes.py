@@ -50,13 +50,6 @@ def test_sentences_without_words_are_refused(words):
         probing.word_spans(TOKENIZER, words)
 
 
-def test_words_of_several_tokens_are_named():
-    one = [word for word in "abcd" if len(probing.word_spans(TOKENIZER, ["the", word])[1][1]) == 1]
-    probing.require_single_tokens(TOKENIZER, one)
-    with pytest.raises(ValueError, match=r"several tokens: dog \(\d\), bad \(\d\)"):
-        probing.require_single_tokens(TOKENIZER, [*one, "dog", "bad"])
-
-
 def test_states_of_words_are_means_over_their_tokens():
     model = build("llama")
     states = probing.word_states(model, TOKENIZER, SENTENCES, layers=[0, 2, -1])
@@ -163,11 +156,3 @@ def test_noise_of_equal_prefixes():
     assert probing.prefix_noise(states, names) == 0
     states[3] *= 1 + 1e-3
     assert probing.prefix_noise(states, names) == pytest.approx(1e-3, rel=0.01)
-
-
-def test_auc_inside_groups():
-    found = probing.within_group_auc([0.9, 0.8, 0.3, 0.1] * 2, [1, 0, 1, 0] * 2, list("aaaabbbb"))
-    assert found.tolist() == [0.75, 0.75]
-    assert probing.within_group_auc([0.5, 0.5 + 1e-9], [0, 1], "aa").tolist() == [0.5]
-    with pytest.raises(ValueError, match="'b' has one class"):
-        probing.within_group_auc([1, 2, 3], [0, 1, 1], "aab")
