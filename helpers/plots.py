@@ -1,6 +1,5 @@
 """One look for all figures; each function takes `ax=None` and returns the Axes."""
 
-import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -136,39 +135,6 @@ def forest(
 def _cycle(n: int) -> list[str]:
     """The first n colours of the palette, from the start again where it ends."""
     return [[*PALETTE.values()][i % len(PALETTE)] for i in range(n)]
-
-
-def heatmap_heads(
-    matrix: ArrayLike, *, ax: Axes | None = None, title: str = "", label: str = ""
-) -> Axes:
-    """Heat map of heads x dimensions, one row per head.
-
-    Args:
-        matrix: (heads, dims) non-negative magnitudes; the colour scale begins at zero.
-        ax: where to draw; by default a new figure.
-        title: title.
-        label: what the colour shows, with its unit.
-
-    Returns:
-        The Axes; its image is `ax.images[0]`.
-
-    Raises:
-        ValueError: NaN, negative entries or a wrong shape.
-    """
-    matrix = checks.finite("matrix", matrix, 2)
-    if (matrix < 0).any():
-        raise ValueError("`matrix` has negative entries; the sequential colours need magnitudes.")
-    heads, dims = matrix.shape
-    if ax is None:
-        _, ax = plt.subplots(figsize=(10, 1.8 + 0.3 * heads))
-    # Nearest: a massive dimension keeps its colour, where smoothing would mix it with others.
-    image = ax.imshow(matrix, aspect="auto", interpolation="nearest", cmap=SEQUENTIAL, vmin=0)
-    ax.set(xlabel="dimension", ylabel="head", title=title)
-    ax.set_xticks(range(0, dims, 2 ** max(0, math.ceil(math.log2(dims / 8)))))
-    ax.set_yticks(range(0, heads, math.ceil(heads / 9)))
-    ax.spines[:].set_visible(False)
-    ax.figure.colorbar(image, ax=ax, label=label, pad=0.01)
-    return ax
 
 
 def grouped_bars(

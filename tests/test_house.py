@@ -1,10 +1,12 @@
 """The rules of the house that a machine can check."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
 import tokenize
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,59 @@ def test_the_core_imports_the_core_and_a_column_itself_beside(path):
     own = room(path)
     if own not in FRONT:
         assert not (our_rooms(path) & set(COLUMNS)) - {own}
+
+
+def sources():
+    """Path -> code of everything that may use a helper, tests aside; notebooks' code cells too."""
+    paths = [*HELPERS.rglob("*.py"), *ROOT.glob("data/*/*.py"), *ROOT.glob("tests/benchmarks/*.py")]
+    found = {path: path.read_text("utf-8") for path in paths if path.name != "__init__.py"}
+    for path in ROOT.glob("notebooks/*.ipynb"):
+        cells = json.loads(path.read_text("utf-8"))["cells"]
+        code = ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        found[path] = "\n".join(code)
+    return found
+
+
+def papers(path):
+    """The number of the paper that a file belongs to; nothing for the core."""
+    if path.is_relative_to(HELPERS):
+        return {COLUMNS[room(path)]} if room(path) in COLUMNS else set()
+    number = re.search(r"/(\d\d)_", path.as_posix())
+    return {number[1]} if number else set()
+
+
+def public_names():
+    """(file, name, words in that file beside the definition) of every public function and class."""
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        for node in ast.parse(text).body if path.stem not in FRONT else ():
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_":
+                yield path, node.name, len(re.findall(rf"\b{node.name}\b", text)) - 1
+
+
+def test_names_are_used_and_the_cores_by_two_papers_or_by_the_core():
+    known, unused, single = sources(), [], []
+    for path, name, inside in public_names():
+        word = re.compile(rf"\b{name}\b")
+        users = [own for own, text in known.items() if own != path and word.search(text)]
+        core = inside or any(own.is_relative_to(HELPERS) and not papers(own) for own in users)
+        if not users and not inside:
+            unused.append(f"{path.stem}.{name}")
+        elif room(path) not in COLUMNS and not core and len(set().union(*map(papers, users))) < 2:
+            single.append(f"{path.stem}.{name}")
+    assert not unused, f"used by tests only: {unused}"
+    assert not single, f"in the core, for one paper: {single}"
+
+
+LIMITS = {"column": 700, "core": 2980}  # the aim for the core is 2700
+
+
+def test_columns_and_core_stay_small():
+    sizes = Counter()
+    for path in FILES:
+        sizes[room(path) if room(path) in COLUMNS else "core"] += length(path)
+    over = {own: n for own, n in sizes.items() if n > LIMITS.get(own, LIMITS["column"])}
+    assert not over, over
 
 
 NUMERIC = ["checks", "plots", "stats", "spectral/fits", "transfer/likeness", "twosample/tests"]

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from helpers import data, editing, lm, models
+from helpers import data, editing, lm, models, twosample
 from helpers.artefacts import Steps, rounded, versions, write
 from helpers.editing import Edit, Probe
 
@@ -190,7 +190,7 @@ class Bench:
                 "loss": book.losses[-1],
                 "steps": len(book.losses),
             }
-            yield {"editing": book.editing}, told
+            yield {"during": book.during}, told
         else:
             told["seconds"] = 0.0
             words = {"prompt": edit.prompt, "target": edit.target_new, "old": edit.target_old}
@@ -249,7 +249,7 @@ def background():
     steps = Steps("edits_background", {"openings": openings})
 
     def written(i, opening):
-        found = lm.sample_answers(
+        found = twosample.sample_answers(
             model, tokenizer, opening, 6, max_new_tokens=160, temperature=0.9, seed=i
         )
         return [opening + text for text in found.texts]
@@ -419,7 +419,7 @@ def verse():
 FRAMES = ("“{}”中“{}”的读音是", "在“{}”这个词里，“{}”字念")
 
 
-def margins(bench, own, stranger, *, editing=None, prefix=""):
+def margins(bench, own, stranger, *, during=None, prefix=""):
     """log p(new reading) - log p(old one) of a character in words and frames.
 
     A `stranger` is another character: what its words gain is the frame's doing.
@@ -435,7 +435,7 @@ def margins(bench, own, stranger, *, editing=None, prefix=""):
             prompts,
             [own[reading]] * len(prompts),
             straddle=True,
-            editing=editing,
+            during=during,
         )["logprob"]
         for reading in ("new", "old")
     )

@@ -7,7 +7,7 @@ The openings are ours. Finished ones are kept in the cache folder; about 15 minu
 
 from pathlib import Path
 
-from helpers import lm, models
+from helpers import models, twosample
 from helpers.artefacts import Steps, versions, write
 
 HERE = Path(__file__).resolve().parent
@@ -85,7 +85,7 @@ def main():
     steps = Steps("probing_text", {"openings": OPENINGS, "settings": settings})
 
     def written(seed):
-        found = lm.sample_answers(
+        found = twosample.sample_answers(
             model,
             tokenizer,
             OPENINGS[seed],

@@ -211,15 +211,15 @@ def run_tasks(model, tokenizer, condition):
         prompts = [item.prompt for item in items]
         if task == "sentiment":
             odds = attention.label_logodds(
-                model, tokenizer, prompts, " good", " bad", editing=around
+                model, tokenizer, prompts, " good", " bad", during=around
             )
             found[task] = rounded(odds)
             continue
         if task == "passkey":
             golds = [item.gold for item in items]
-            table = attention.greedy_match(model, tokenizer, prompts, golds, editing=around)
+            table = attention.greedy_match(model, tokenizer, prompts, golds, during=around)
         else:
-            table = attention.rank_candidates(model, tokenizer, items, editing=around)
+            table = attention.rank_candidates(model, tokenizer, items, during=around)
         found[task] = "".join("01"[int(c)] for c in table["correct"])
     texts = data.english_prose().texts[:4]
     ids = torch.tensor([lm.encode(tokenizer, text)[:128] for text in texts])
@@ -273,7 +273,7 @@ def pair_margins(model, tokenizer, items, around):
     beginning of the sentence."""
     prompts = [item.text[: item.text.index(" is in ") + len(" is in")] for item in items]
     golds = [item.text[len(prompt) :] for item, prompt in zip(items, prompts, strict=True)]
-    table = lm.score_targets(model, tokenizer, prompts, golds, editing=around)
+    table = lm.score_targets(model, tokenizer, prompts, golds, during=around)
     by_city = {}
     for item, logprob in zip(items, table["logprob"], strict=True):
         by_city.setdefault(item.subject, {})[item.answer] = logprob
@@ -283,7 +283,7 @@ def pair_margins(model, tokenizer, items, around):
 def score_set(model, tokenizer, name, condition):
     items, around = questions_of(name), editing(model, condition)
     prompts = [as_prompt(item, name) for item in items]
-    odds = attention.label_logodds(model, tokenizer, prompts, " Yes", " No", editing=around)
+    odds = attention.label_logodds(model, tokenizer, prompts, " Yes", " No", during=around)
     found = {"logodds": rounded(odds)}
     if name == "cities":
         found["margins"] = pair_margins(model, tokenizer, items, around)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from helpers import hooks, lm, models
+from helpers import hooks, models, twosample
 from helpers.artefacts import Steps, versions, write
 
 HERE = Path(__file__).resolve().parent
@@ -160,7 +160,7 @@ def framed(tokenizer, question):
 
 def ask(model, tokenizer, question, n, tokens, seed, **settings):
     prompt = framed(tokenizer, question)
-    found = lm.sample_answers(
+    found = twosample.sample_answers(
         model, tokenizer, prompt, n, max_new_tokens=tokens, seed=seed, **SETTINGS | settings
     )
     if tokenizer.chat_template is None:  # a base model goes on with questions of its own

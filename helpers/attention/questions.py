@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from helpers import lm
-from helpers.lm import Editing
+from helpers.lm import During
 
 
 def greedy_match(
@@ -18,12 +18,12 @@ def greedy_match(
     golds: Sequence[str],
     *,
     batch_size: int = 16,
-    editing: Editing | None = None,
+    during: During | None = None,
 ) -> pd.DataFrame:
     """Whether greedy decoding would write the gold answer, found in one pass over prompt + gold.
 
     Args:
-        model, tokenizer, prompts, batch_size, editing: as in `score_targets`.
+        model, tokenizer, prompts, batch_size, during: as in `score_targets`.
         golds: N answers, each usually with its leading space.
 
     Returns:
@@ -33,7 +33,7 @@ def greedy_match(
         ValueError: as in `score_targets`.
     """
     scores = lm.score_targets(
-        model, tokenizer, prompts, golds, batch_size=batch_size, editing=editing
+        model, tokenizer, prompts, golds, batch_size=batch_size, during=during
     )
     return pd.DataFrame(
         {"correct": scores["greedy"], "mean_logprob": scores["logprob"] / scores["n_tokens"]}
@@ -47,12 +47,12 @@ def next_token_logprobs(
     choices: Sequence[Sequence[str]],
     *,
     batch_size: int = 16,
-    editing: Editing | None = None,
+    during: During | None = None,
 ) -> list[np.ndarray]:
     """Log-probability of the first token of each choice, one forward pass per batch.
 
     Args:
-        model, tokenizer, prompts, batch_size, editing: as in `score_targets`.
+        model, tokenizer, prompts, batch_size, during: as in `score_targets`.
         choices: for each prompt, the continuations to compare; their first tokens must differ.
 
     Returns:
@@ -62,7 +62,10 @@ def next_token_logprobs(
         ValueError: no prompts, unequal lists, choices that begin with the same token, and as in
             `score_targets`; items are named by their number.
     """
-    prompts, choices = lm.listed("prompts", prompts), [lm.listed("choices", own) for own in choices]
+    prompts, choices = (
+        lm.as_list("prompts", prompts),
+        [lm.as_list("choices", own) for own in choices],
+    )
     if len(prompts) != len(choices):
         raise ValueError(f"{len(prompts)} prompts but {len(choices)} lists of choices.")
     ids = lm.prompt_ids(tokenizer, prompts)
@@ -77,7 +80,7 @@ def next_token_logprobs(
                 "token cannot tell apart; change one of them or use score_targets."
             )
     found: list[np.ndarray] = [np.empty(0)] * len(ids)
-    for members, logprobs in lm.next_logprobs(model, ids, batch_size, editing):
+    for members, logprobs in lm.next_logprobs(model, ids, batch_size, during):
         for i, own in zip(members, logprobs.numpy(), strict=True):
             found[i] = own[firsts[i]].astype(float)
     return found
@@ -91,14 +94,14 @@ def label_logodds(
     negative: str,
     *,
     batch_size: int = 16,
-    editing: Editing | None = None,
+    during: During | None = None,
 ) -> np.ndarray:
     """log p(first token of `positive`) - log p(first token of `negative`) after each prompt.
 
     As a score for ROC AUC it is free of a model's bias towards one label.
 
     Args:
-        model, tokenizer, prompts, batch_size, editing: as in `score_targets`.
+        model, tokenizer, prompts, batch_size, during: as in `score_targets`.
         positive, negative: the two label words, with their leading space.
 
     Returns:
@@ -108,7 +111,7 @@ def label_logodds(
         ValueError: as in `next_token_logprobs`.
     """
     pairs, how = [(positive, negative)] * len(prompts), {"batch_size": batch_size}
-    found = next_token_logprobs(model, tokenizer, prompts, pairs, editing=editing, **how)
+    found = next_token_logprobs(model, tokenizer, prompts, pairs, during=during, **how)
     return np.array([yes - no for yes, no in found])
 
 
@@ -117,12 +120,12 @@ def _field(item, name: str):
 
 
 def rank_candidates(
-    model, tokenizer, items: Sequence, *, batch_size: int = 16, editing: Editing | None = None
+    model, tokenizer, items: Sequence, *, batch_size: int = 16, during: During | None = None
 ) -> pd.DataFrame:
     """Multiple choice by the log-probability of the next token.
 
     Args:
-        model, tokenizer, batch_size, editing: as in `score_targets`.
+        model, tokenizer, batch_size, during: as in `score_targets`.
         items: N mappings or objects with `prompt`, `gold` and `candidates` (which holds the gold
             and at least one more; all begin with different tokens).
 
@@ -136,7 +139,7 @@ def rank_candidates(
     """
     prompts = [_field(item, "prompt") for item in items]
     golds = [_field(item, "gold") for item in items]
-    choices = [lm.listed("candidates", _field(item, "candidates")) for item in items]
+    choices = [lm.as_list("candidates", _field(item, "candidates")) for item in items]
     for i, (gold, own) in enumerate(zip(golds, choices, strict=True)):
         if own.count(gold) != 1 or len(own) < 2:
             raise ValueError(
@@ -144,7 +147,7 @@ def rank_candidates(
                 f"{gold!r} once; got {own}."
             )
     scores = next_token_logprobs(
-        model, tokenizer, prompts, choices, batch_size=batch_size, editing=editing
+        model, tokenizer, prompts, choices, batch_size=batch_size, during=during
     )
     table = []
     for gold, own, logprobs in zip(golds, choices, scores, strict=True):

@@ -27,7 +27,7 @@ from helpers.editing.rank_one import (
     wide,
 )
 from helpers.editing.records import Edit
-from helpers.lm import Editing
+from helpers.lm import During
 
 BATCH = 16  # prompts in a pass
 ENOUGH = 1e-2  # nats per token of the target, where training ends
@@ -96,8 +96,8 @@ class Codebook:
     losses: list[float]
 
     @contextmanager
-    def editing(self, n_prompt: int) -> Iterator[None]:
-        """The `editing` of `helpers.lm`: looks the prompt's last token up, n_prompt tokens long."""
+    def during(self, n_prompt: int) -> Iterator[None]:
+        """The `during` of `helpers.lm`: looks the prompt's last token up, n_prompt tokens long."""
         held: dict[str, Tensor] = {}
         embeddings = self.model.get_input_embeddings()
         words = next(n for n, m in self.model.named_modules() if m is embeddings)
@@ -132,7 +132,7 @@ def grace(
 ) -> Codebook:
     """A codebook adapter: close to the stored key, the layer's output is a learned value.
 
-    No weight changes; use its `editing` in the functions of `helpers.lm`.
+    No weight changes; use its `during` in the functions of `helpers.lm`.
 
     Args:
         model, tokenizer, request, layer: as in `find_memory`; the key is the prompt's last token's.
@@ -148,7 +148,7 @@ def grace(
     book = Codebook(model, name, key, value, radius, [])
 
     def terms() -> list[Tensor]:
-        with book.editing(row.n_prompt):
+        with book.during(row.n_prompt):
             return [target_nll(model, row)]
 
     with frozen(model):
@@ -244,13 +244,13 @@ def low_rank(
 
 
 def next_distributions(
-    model, tokenizer, prompts: Sequence[str], *, editing: Editing | None = None, padded=False
+    model, tokenizer, prompts: Sequence[str], *, during: During | None = None, padded=False
 ) -> Tensor:
     """(N, V) log-probabilities, nats, of the next token behind N prompts; see `score_targets`."""
-    prompts = lm.listed("prompts", prompts)
+    prompts = lm.as_list("prompts", prompts)
     found = torch.empty(len(prompts), model.config.get_text_config().vocab_size)
     ids = lm.prompt_ids(tokenizer, prompts) if prompts else []
-    for members, logprobs in lm.next_logprobs(model, ids, BATCH, editing, padded):
+    for members, logprobs in lm.next_logprobs(model, ids, BATCH, during, padded):
         found[members] = logprobs
     return found
 
@@ -271,14 +271,14 @@ class Report(NamedTuple):
 
 
 def evaluate(
-    model, tokenizer, edit: Edit, *, before: Report | None = None, editing=None, prefix: str = ""
+    model, tokenizer, edit: Edit, *, before: Report | None = None, during=None, prefix: str = ""
 ) -> Report:
     """The four demands on an edit: success, generality, portability and locality.
 
     Args:
         model, tokenizer, edit: the record is asked about.
         before: the report of the untouched model.
-        editing: as in `helpers.lm`, for a codebook.
+        during: as in `helpers.lm`, for a codebook.
         prefix: text in front of every question, for editing in context.
 
     Source: Fang et al. 2025 (CKnowEdit), section 2; scores by log-probability instead of a judge.
@@ -289,7 +289,7 @@ def evaluate(
         asked += [(role, p.kind, p.prompt, p.answer) for p in getattr(edit, role)]
     roles, kinds, prompts, answers = zip(*asked, strict=True)
     prompts = [prefix + prompt for prompt in prompts]
-    how = {"padded": True} if editing is None else {"editing": editing}
+    how = {"padded": True} if during is None else {"during": during}
     table = lm.score_targets(model, tokenizer, prompts, answers, straddle=True, **how)
     scores = pd.DataFrame({"role": roles, "kind": kinds, "exact": table["greedy"]})
     own = table[["n_greedy", "n_prefix", "logprob"]].div(table["n_tokens"], axis=0)

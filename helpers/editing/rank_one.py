@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from helpers import artefacts, hooks, lm, models
-from helpers.lm import filled, heading, refuse_opened
+from helpers.lm import head_at, padded_rows, refuse_opened
 
 ROWS = 8  # of a pass for the covariance
 RIDGE = 0.02  # needed where C comes from few tokens and has no inverse
@@ -87,7 +87,7 @@ def wide(numbers: Tensor) -> Tensor:
 def key_at(model, name: str, ids: Tensor, place: int) -> Tensor:
     """What a down-projection takes in at one token of a prompt (T,), at least in float32."""
     with torch.no_grad(), hooks.capture(model, name, of="input", stop=True) as seen:
-        model(filled(model, [ids.tolist()]), use_cache=False)
+        model(padded_rows(model, [ids.tolist()]), use_cache=False)
     return wide(by_row(seen[name], 1)[0, place].clone())
 
 
@@ -131,7 +131,7 @@ def second_moment(
     name, _ = down_projection(model, layer)
     total, count = None, 0
     for ids in torch.as_tensor(token_ids).split(ROWS):
-        ids = filled(model, ids.tolist(), range(len(ids)))
+        ids = padded_rows(model, ids.tolist(), range(len(ids)))
         with torch.no_grad(), hooks.capture(model, name, of="input", stop=True) as seen:
             model(ids, use_cache=False)
         keys = by_row(seen[name], len(ids))
@@ -223,14 +223,14 @@ def target_nll(model, row: Row, *, at_prompt_end: bool = False) -> Tensor:
 
     `at_prompt_end` scores every target token at the last token of the prompt (FT-L).
     """
-    ids = filled(model, [row.ids.tolist()])[0]
+    ids = padded_rows(model, [row.ids.tolist()])[0]
     targets = ids[row.n_prompt :]
     places = torch.arange(row.n_prompt - 1, len(ids) - 1, device=ids.device)
     if at_prompt_end:
         places, ids = places[:1], ids[: row.n_prompt]
     else:
         refuse_opened(model)
-    with heading(model, torch.zeros_like(places), places):
+    with head_at(model, torch.zeros_like(places), places):
         logits = model(ids[None], use_cache=False).logits[0].float()
     logprobs = logits.log_softmax(-1).expand(len(targets), -1)
     return -logprobs.gather(1, targets[:, None]).mean()
@@ -300,7 +300,7 @@ def _shifted(model, name: str, place: int, change: Tensor) -> Iterator[None]:
 
 def _next_logprobs(model, row: list[int]) -> Tensor:
     """(V,) behind the tokens of a row."""
-    ids = filled(model, [row])
+    ids = padded_rows(model, [row])
     return model(ids, use_cache=False, logits_to_keep=1).logits[0, -1].float().log_softmax(-1)
 
 

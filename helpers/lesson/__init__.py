@@ -4,7 +4,7 @@ The words of a lesson (claims, criteria, predictions) lie in `data/NN_stem/claim
 references of its exercises in `data/NN_stem/exercises.py`: out of a reader's sight.
 """
 
-from helpers.lesson.exercises import Exercise, Exercises, Mistake, agrees, check, equals
+from helpers.lesson.exercises import Exercise, Exercises, Mistake, agrees, equals
 from helpers.lesson.scorecard import VERDICTS, Scorecard
 from helpers.lesson.widgets import explore
 
@@ -15,7 +15,6 @@ __all__ = [
     "Mistake",
     "Scorecard",
     "agrees",
-    "check",
     "equals",
     "explore",
 ]

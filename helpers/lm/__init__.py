@@ -1,12 +1,12 @@
 """Language models: text in, numbers or text out."""
 
-from helpers.lm.answers import Answers, choose_tokens, greedy, sample_answers  # noqa: F401
-from helpers.lm.logits import Editing, batches, filled, heading, passes, refuse_opened  # noqa: F401
+from helpers.lm.answers import behind, end_tokens, finite_logits, greedy, read_behind  # noqa: F401
+from helpers.lm.logits import During, batched, batches, head_at, padded_rows, refuse_opened  # noqa: F401
 from helpers.lm.scores import next_logprobs, score_targets, segment_nll  # noqa: F401
 from helpers.lm.tokens import (  # noqa: F401
     added_tokens,
+    as_list,
     encode,
-    listed,
     opening,
     prompt_ids,
     segments,

@@ -46,7 +46,7 @@ def computing_once(module: nn.Module) -> Iterator[None]:
         yield
 
 
-Editing = Callable[[int], AbstractContextManager]
+During = Callable[[int], AbstractContextManager]
 
 FEW = 8  # rows up to which a tall matrix is multiplied the other way round
 LOGIT_ROWS = 128  # rows of logits held at once: 128 MB for Gemma's vocabulary in float32
@@ -64,12 +64,12 @@ def batches(keys: Sequence, batch_size: int) -> Iterator[tuple[Any, list[int]]]:
             yield key, members[start : start + batch_size]
 
 
-def passes(
-    n_prompts: list[int], lengths: list, batch_size: int, editing: Editing | None, padded: bool
+def batched(
+    n_prompts: list[int], lengths: list, batch_size: int, during: During | None, padded: bool
 ) -> Iterator[tuple[int, list[int]]]:
     """(tokens of their prompts, items that share a pass); padded, lengths differ and it is 0."""
-    if padded and editing:
-        raise ValueError("`editing` needs prompts of one length in a pass: not with `padded`.")
+    if padded and during:
+        raise ValueError("`during` needs prompts of one length in a pass: not with `padded`.")
     if not padded:
         for _, members in batches(lengths, batch_size):
             yield n_prompts[members[0]], members
@@ -110,7 +110,7 @@ class _FewRows(torch.autograd.Function):
 
 
 @contextmanager
-def heading(model, row: torch.Tensor, place: torch.Tensor) -> Iterator[None]:
+def head_at(model, row: torch.Tensor, place: torch.Tensor) -> Iterator[None]:
     """The head computes logits at these places of these rows only: (1, R, V) instead of (B, T, V).
 
     What a family does behind its head (soft-capping, scaling) is done by the model as always.
@@ -139,7 +139,7 @@ def _most_positions(model) -> float:
     return most if any(0 <= m.num_embeddings - most <= 2 for m in tables) else np.inf  # OPT: 2
 
 
-def filled(model, rows: list[list[int]], items: Sequence[int] = (0,), n_new=0) -> torch.Tensor:
+def padded_rows(model, rows: list[list[int]], items: Sequence[int] = (0,), n_new=0) -> torch.Tensor:
     """Rows of token ids, the shorter ones filled up behind with their last token, (B, T).
 
     ValueError if the model cannot take in one of these `items`, with `n_new` tokens to follow.
@@ -184,7 +184,7 @@ def token_scores(
     with computing_once(model.get_decoder()):
         for start in range(0, len(at), rows):
             r, t = row[start : start + rows], place[start : start + rows]
-            with heading(model, r, t - 1):
+            with head_at(model, r, t - 1):
                 logits = model(ids, use_cache=False).logits[0].float()
             total = log_normaliser(logits, [items[i] for i in r.tolist()])
             logprobs.append(logits.gather(-1, ids[r, t, None])[..., 0] - total)

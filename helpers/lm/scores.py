@@ -6,7 +6,7 @@ the shorter ones filled up behind, where a causal model cannot look: faster for 
 Logits are computed only at the positions that are asked for (Gemma's vocabulary has 262,144
 entries) and reduced in float32. Results do not depend on `batch_size`, up to rounding.
 
-Where a function takes `editing`, it is called with the number of prompt tokens of a batch and
+Where a function takes `during`, it is called with the number of prompt tokens of a batch and
 returns a context manager that is entered around that batch's forward pass. That is how an
 intervention can touch the prompt and leave the answer's positions alone.
 """
@@ -20,16 +20,16 @@ import torch
 
 from helpers.lm.logits import (
     LOGIT_ROWS,
-    Editing,
+    During,
+    batched,
     batches,
-    filled,
-    heading,
+    head_at,
     log_normaliser,
-    passes,
+    padded_rows,
     refuse_opened,
     token_scores,
 )
-from helpers.lm.tokens import added_tokens, listed, prompt_ids
+from helpers.lm.tokens import added_tokens, as_list, prompt_ids
 
 
 def score_targets(
@@ -40,7 +40,7 @@ def score_targets(
     *,
     straddle: bool = False,
     batch_size: int = 16,
-    editing: Editing | None = None,
+    during: During | None = None,
     padded: bool = False,
 ) -> pd.DataFrame:
     """Log-probability of each target as the continuation of its prompt, in one pass.
@@ -54,7 +54,7 @@ def score_targets(
         targets: N continuations, each usually with its leading space.
         straddle: as in `added_tokens`.
         batch_size: most items in a forward pass.
-        editing, padded: see the module's head; `editing` gets the prompt's number of tokens, which
+        during, padded: see the module's head; `during` gets the prompt's number of tokens, which
             a padded batch does not have: not both.
 
     Returns:
@@ -66,9 +66,9 @@ def score_targets(
     Raises:
         ValueError: no prompts, unequal lists, an empty target, a target that changes the
             tokenization of its prompt, NaN logits, more tokens than the model has positions (items
-            are named by their number), opened attention, or both `editing` and `padded`.
+            are named by their number), opened attention, or both `during` and `padded`.
     """
-    prompts, targets = listed("prompts", prompts), listed("targets", targets)
+    prompts, targets = as_list("prompts", prompts), as_list("targets", targets)
     if len(prompts) != len(targets):
         raise ValueError(f"{len(prompts)} prompts but {len(targets)} targets; give one for each.")
     ids = prompt_ids(tokenizer, prompts)
@@ -76,10 +76,10 @@ def score_targets(
     added = added_tokens(tokenizer, pairs, straddle=straddle)
     lengths = [(len(row), len(more)) for row, more in zip(ids, added, strict=True)]
     table = [None] * len(ids)
-    for n_prompt, members in passes([n for n, _ in lengths], lengths, batch_size, editing, padded):
-        rows = filled(model, [ids[i] + added[i] for i in members], members)
+    for n_prompt, members in batched([n for n, _ in lengths], lengths, batch_size, during, padded):
+        rows = padded_rows(model, [ids[i] + added[i] for i in members], members)
         spans = [range(lengths[i][0], sum(lengths[i])) for i in members]
-        with torch.no_grad(), editing(n_prompt) if editing else nullcontext():
+        with torch.no_grad(), during(n_prompt) if during else nullcontext():
             scores = token_scores(model, rows, spans, members, LOGIT_ROWS)
         for i, (own, best) in zip(members, scores, strict=True):
             right = (int(best.sum()), int(best.cumprod().sum()), bool(best.all()))
@@ -89,18 +89,18 @@ def score_targets(
 
 
 def next_logprobs(
-    model, ids: list[list[int]], batch_size: int, editing: Editing | None, padded: bool = False
+    model, ids: list[list[int]], batch_size: int, during: During | None, padded: bool = False
 ) -> Iterator[tuple]:
     """Positions of prompts and their next-token log-probabilities (B, V), batch by batch."""
     lengths = [len(row) for row in ids]
-    for n_prompt, members in passes(lengths, lengths, batch_size, editing, padded):
+    for n_prompt, members in batched(lengths, lengths, batch_size, during, padded):
         if padded:
             refuse_opened(model)
-        rows = filled(model, [ids[i] for i in members], members)
+        rows = padded_rows(model, [ids[i] for i in members], members)
         last = torch.tensor([lengths[i] - 1 for i in members], device=model.device)
         row = torch.arange(len(members), device=model.device)
-        around = editing(n_prompt) if editing else nullcontext()
-        with torch.no_grad(), around, heading(model, row, last):
+        around = during(n_prompt) if during else nullcontext()
+        with torch.no_grad(), around, head_at(model, row, last):
             logits = model(rows, use_cache=False).logits[0].float()
         yield members, (logits - log_normaliser(logits, members)[:, None]).cpu()
 
@@ -134,7 +134,7 @@ def segment_nll(model, token_ids, *, batch_size: int = 4, chunk: int = LOGIT_ROW
     found = np.empty(len(ids))
     for _, members in batches([0] * len(ids), batch_size):
         with torch.no_grad():
-            rows = filled(model, ids[members].tolist(), members)
+            rows = padded_rows(model, ids[members].tolist(), members)
             spans = [range(1, ids.shape[1])] * len(members)
             scores = token_scores(model, rows, spans, members, chunk)
         found[members] = [-own.mean(dtype=float) for own, _ in scores]

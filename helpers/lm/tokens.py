@@ -39,7 +39,7 @@ def opening(tokenizer) -> list[int]:
     return coded["input_ids"][: [*coded["special_tokens_mask"], 0].index(0)]
 
 
-def listed(name: str, texts: Sequence) -> list:
+def as_list(name: str, texts: Sequence) -> list:
     """A list of texts; TypeError for a single text."""
     if isinstance(texts, str):
         raise TypeError(f"`{name}` must be a list of texts; put the single text in a list.")

@@ -84,7 +84,7 @@ def word_states(
     rows = [word_spans(tokenizer, words) for words in sentences]
     found: list[np.ndarray] = [np.empty(0)] * len(rows)
     for _, members in lm.batches([len(ids) for ids, _ in rows], batch_size):
-        ids = lm.filled(model, [rows[i][0] for i in members], members)
+        ids = lm.padded_rows(model, [rows[i][0] for i in members], members)
         # the base model: no logits, whose vocabulary would cost more than all the rest
         states = model.base_model(input_ids=ids, output_hidden_states=True).hidden_states
         if not all(-len(states) <= layer < len(states) for layer in layers):

@@ -1,5 +1,6 @@
 """Tests of two samples of answers (notebook 05)."""
 
+from helpers.twosample.answers import Answers, choose_tokens, sample_answers  # noqa: F401
 from helpers.twosample.embedding import (  # noqa: F401
     embed_texts,
 )

@@ -29,7 +29,7 @@ def embed_texts(texts: Sequence[str], model, tokenizer, *, batch_size: int = 32)
 
     Source: Reimers and Gurevych 2019 (mean pooling).
     """
-    texts = lm.listed("texts", texts)
+    texts = lm.as_list("texts", texts)
     if not texts:
         raise ValueError("`texts` is empty; give at least one text.")
     longest = min(tokenizer.model_max_length, model.config.max_position_embeddings)

@@ -8,8 +8,8 @@ import time
 
 import torch
 
-from helpers import lm, models
-from helpers.lm.answers import end_tokens
+from helpers import lm, models, twosample
+from helpers.lm import end_tokens
 
 NAME = "smollm2-135m"
 QUESTION = (
@@ -28,7 +28,7 @@ def chat(tokenizer) -> str:
 def ours(model, tokenizer, n: int, length: int, seed: int) -> int:
     """Tokens that were drawn."""
     settings = dict(temperature=TEMPERATURE, top_p=TOP_P, seed=seed)
-    found = lm.sample_answers(
+    found = twosample.sample_answers(
         model, tokenizer, chat(tokenizer), n, max_new_tokens=length, **settings
     )
     return sum(map(len, found.tokens))

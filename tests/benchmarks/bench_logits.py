@@ -6,7 +6,7 @@ import time
 import torch
 
 from helpers import data, editing, lm, models
-from helpers.lm.logits import heading
+from helpers.lm.logits import head_at
 
 MODEL, ROUNDS = "gemma3-270m", 9
 
@@ -31,7 +31,7 @@ def run():
         each = torch.arange(n)
 
         def ours(states=states, each=each):
-            with torch.no_grad(), heading(model, torch.zeros_like(each), each):
+            with torch.no_grad(), head_at(model, torch.zeros_like(each), each):
                 head(states)
 
         def peer(states=states):

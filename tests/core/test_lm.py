@@ -17,7 +17,7 @@ from tokenizers import processors
 from tokenizers.pre_tokenizers import Metaspace
 from transformers import CohereConfig, CohereForCausalLM
 
-from helpers import attention, editing, lm, probing
+from helpers import attention, editing, lm, probing, twosample
 from helpers.data import english_prose
 
 
@@ -181,7 +181,7 @@ def test_padded_items_share_a_pass_and_no_hook_gets_their_length(model, tokenize
         lambda how: editing.next_distributions(model, tokenizer, PROMPTS, **how),
     ):
         with pytest.raises(ValueError, match="not with `padded`"):
-            call({"padded": True, "editing": lambda n: nullcontext()})
+            call({"padded": True, "during": lambda n: nullcontext()})
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
@@ -210,7 +210,7 @@ def test_an_opened_model_predicts_the_next_token_and_scores_no_other(family):
         z, q = (lm.encode(tokenizer, letter)[-1] for letter in "zq")
         np.testing.assert_allclose(first, ahead[0, [z, q]], atol=1e-6)
     with pytest.raises(ValueError, match="opened attention"):
-        one(editing=lambda n_prompt: probing.bidirectional(model))
+        one(during=lambda n_prompt: probing.bidirectional(model))
     pd.testing.assert_frame_equal(one(), before)
     assert lm.segment_nll(model, ids).shape == (2,)
 
@@ -462,8 +462,6 @@ def test_greedy_stops(model, tokenizer):
     full = lm.greedy(model, tokenizer, prompts, max_new_tokens=8)
     prompt, text = max(zip(prompts, full, strict=True), key=lambda pair: len(set(pair[1])))
     assert len(text) >= 4
-    (cut,) = lm.greedy(model, tokenizer, [prompt], max_new_tokens=8, stop=text[3])
-    assert cut == text[: text.index(text[3])]
     before, head = model.generation_config.eos_token_id, lm.encode(tokenizer, prompt)
     model.generation_config.eos_token_id = [2, lm.encode(tokenizer, prompt + text)[len(head) + 1]]
     try:
@@ -496,7 +494,7 @@ def test_editing_is_entered_around_each_forward(model, tokenizer):
         lambda **k: attention.label_logodds(model, tokenizer, ["one", "seven"], "d", "e", **k),
     ):
         log.clear()
-        edited, plain = call(editing=editing), call()
+        edited, plain = call(during=editing), call()
         assert log[::3] == sorted(lengths) and log[1::3] == ["forward"] * 2
         assert log[2::3] == ["left"] * 2
         np.testing.assert_array_equal(np.asarray(edited), np.asarray(plain))
@@ -514,7 +512,7 @@ def test_an_edit_of_the_prompt_reaches_the_score(model, tokenizer):
         yield
         handle.remove()
 
-    edited = lm.score_targets(model, tokenizer, PROMPTS, TARGETS, editing=editing)
+    edited = lm.score_targets(model, tokenizer, PROMPTS, TARGETS, during=editing)
     plain = lm.score_targets(model, tokenizer, PROMPTS, TARGETS)
     long = [len(lm.encode(tokenizer, prompt)) > 1 for prompt in PROMPTS]
     assert (np.abs(edited["logprob"] - plain["logprob"]) > 1e-3)[long].all()
@@ -666,7 +664,7 @@ def test_texts_longer_than_the_learned_positions_are_named(family):
     with pytest.raises(ValueError, match=rf"item 0: {CONTEXT} tokens .* 1 to follow"):
         lm.greedy(model, tokenizer, [full], max_new_tokens=2)
     with pytest.raises(ValueError, match=r"item 0: .*, 1 to follow"):
-        lm.sample_answers(model, tokenizer, full, 2, max_new_tokens=2)
+        twosample.sample_answers(model, tokenizer, full, 2, max_new_tokens=2)
     with pytest.raises(ValueError, match=rf"item 0: {CONTEXT + 1} tokens"):
         lm.segment_nll(model, token_ids(1, CONTEXT + 1))
 

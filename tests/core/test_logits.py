@@ -6,7 +6,7 @@ from families import CONTEXT, DECODERS, build, tiny_tokenizer, token_ids
 
 from helpers import lm, probing
 from helpers.lm import logits
-from helpers.lm.logits import FEW, heading
+from helpers.lm.logits import FEW, head_at
 
 ROW, PLACE = torch.tensor([0, 1, 1, 2]), torch.tensor([4, 0, -1, 3])
 
@@ -22,7 +22,7 @@ def test_some_rows_are_those_of_all(family, frozen, few, monkeypatch):
     )
     whole = model(ids, use_cache=False).logits[ROW, PLACE]
     (right,) = torch.autograd.grad(whole.square().sum(), bend)
-    with heading(model, ROW, PLACE):
+    with head_at(model, ROW, PLACE):
         some = model(ids, use_cache=False).logits
     (found,) = torch.autograd.grad(some.square().sum(), bend)
     hook.remove()
@@ -34,11 +34,11 @@ def test_some_rows_are_those_of_all(family, frozen, few, monkeypatch):
 def test_the_head_is_put_back_also_after_an_exception():
     model = build("llama")
     head = model.get_output_embeddings()
-    with pytest.raises(RuntimeError), heading(model, ROW, PLACE):
+    with pytest.raises(RuntimeError), head_at(model, ROW, PLACE):
         raise RuntimeError
     assert "forward" not in vars(head)
     head.forward = kept = head.forward  # somebody else's
-    with heading(model, ROW, PLACE):
+    with head_at(model, ROW, PLACE):
         assert head.forward is not kept
     assert head.forward is kept
 
@@ -49,10 +49,10 @@ def test_only_learned_positions_limit_the_rows(family):
     model = build(family)
     assert logits._most_positions(model) == limit
     rows = [[3] * CONTEXT, [4, 5]]
-    assert lm.filled(model, rows, (7, 8)).tolist() == [rows[0], [4] + [5] * (CONTEXT - 1)]
+    assert lm.padded_rows(model, rows, (7, 8)).tolist() == [rows[0], [4] + [5] * (CONTEXT - 1)]
     if limit == CONTEXT:
         with pytest.raises(ValueError, match=f"item 7: {CONTEXT} tokens .* 1 to follow"):
-            lm.filled(model, rows, (7, 8), 1)
+            lm.padded_rows(model, rows, (7, 8), 1)
 
 
 def test_weights_that_are_elsewhere_are_refused():

@@ -61,25 +61,6 @@ def test_forest_takes_colours_arrays_and_axes():
     assert [bar.lines[0].get_color() for bar in ax.containers] == colors
 
 
-@pytest.mark.parametrize("shape", [(1, 16), (9, 64), (40, 256), (3, 5)])
-def test_heatmap(shape):
-    matrix = np.random.default_rng(0).exponential(size=shape)
-    ax = plots.heatmap_heads(matrix, title="SmolLM2, layer 12, Q", label="norm over tokens")
-    np.testing.assert_array_equal(ax.images[0].get_array(), matrix)
-    assert ax.images[0].get_clim()[0] == 0
-    for ticks, size in ((ax.get_xticks(), shape[1]), (ax.get_yticks(), shape[0])):
-        assert ticks[0] == 0 and (ticks < size).all() and (ticks == ticks.astype(int)).all()
-        assert 1 <= len(ticks) <= 9
-    assert_nothing_is_cut_off(ax.figure)
-
-
-def test_heatmaps_share_a_figure():
-    figure, axes = plt.subplots(1, 3, figsize=(14, 3))
-    for ax in axes:
-        assert plots.heatmap_heads(np.ones((4, 64)), ax=ax) is ax
-    assert_nothing_is_cut_off(figure)
-
-
 def test_grouped_bars():
     series = {"contextual": ESTIMATES, "parametric": ESTIMATES, "smallest": ESTIMATES}
     ax = plots.grouped_bars(LABELS, series, ylabel="accuracy")
@@ -112,9 +93,6 @@ def test_grouped_bars_with_own_colours_and_many_names():
         (lambda: plots.forest([], []), "`estimates` must have 2 dimension"),
         (lambda: plots.forest(["a"], [(2, 0, 1)]), "outside its interval"),
         (lambda: plots.forest(LABELS, ESTIMATES, color=["red"]), "`color`"),
-        (lambda: plots.heatmap_heads([1, 2]), "`matrix` must have 2 dimension"),
-        (lambda: plots.heatmap_heads([[1, np.inf]]), "`matrix` holds 1 NaN or infinite"),
-        (lambda: plots.heatmap_heads([[1, -2]]), "negative"),
         (lambda: plots.grouped_bars(["a"], {}), "`series` is empty"),
         (lambda: plots.grouped_bars(["a"], {"x": [(np.nan, 0, 1)]}), r"`series\['x'\]` holds 1"),
         (lambda: plots.grouped_bars(["a", "b"], {"x": ESTIMATES}), r"shape \(2, 3\)"),

@@ -72,8 +72,10 @@ def test_probed_words_stand_where_the_recipe_says(probing_recipe):
 
 
 def test_words_of_several_tokens_are_named():
-    check = data.module("02", "make_sentences").require_single_tokens
-    tokenizer = tiny_tokenizer(start=True)
+    check, tokenizer = (
+        data.module("02", "make_sentences").require_single_tokens,
+        tiny_tokenizer(start=True),
+    )
     one = [w for w in "abcd" if len(probing.word_spans(tokenizer, ["the", w])[1][1]) == 1]
     check(tokenizer, one)
     with pytest.raises(ValueError, match=r"several tokens: dog \(\d\), bad \(\d\)"):

@@ -59,7 +59,7 @@ def test_training_in_half_precision_goes_as_far_as_in_float32(family, dtype):
             assert 2e-3 < moved.max() <= 3e-3 + 1e-7 * (kind == torch.float32)
         book = editing.grace(model, TOKENIZER, REQUEST, 1, radius=1e-3, steps=20, lr=0.5)
         assert book.value.dtype == book.key.dtype == torch.float32
-        assert gain(model, editing=book.editing) > was
+        assert gain(model, during=book.during) > was
         losses[kind] = [tuned[-1], in_box[-1], book.losses[-1]]
         assert_unchanged(model, before)
     assert losses[dtype] == pytest.approx(losses[torch.float32], rel=0.03, abs=0.03)
@@ -91,15 +91,15 @@ def test_a_codebook_answers_inside_its_ball_only(family):
     book = editing.grace(model, TOKENIZER, REQUEST, 1, radius=1e-3, steps=20, lr=0.5)
     assert_unchanged(model, before)
     assert book.losses[-1] < book.losses[0]
-    assert gain(model, editing=book.editing) > was
+    assert gain(model, during=book.during) > was
     other = {"prompts": ["Quite another text"], "targets": ["zK"]}
     far = [
-        lm.score_targets(model, TOKENIZER, **other, editing=e)["logprob"][0]
-        for e in (None, book.editing)
+        lm.score_targets(model, TOKENIZER, **other, during=e)["logprob"][0]
+        for e in (None, book.during)
     ]
     assert far[0] == far[1]
-    (said,) = lm.greedy(model, TOKENIZER, [REQUEST.prompt], max_new_tokens=1, editing=book.editing)
-    ahead = editing.next_distributions(model, TOKENIZER, [REQUEST.prompt], editing=book.editing)
+    (said,) = lm.greedy(model, TOKENIZER, [REQUEST.prompt], max_new_tokens=1, during=book.during)
+    ahead = editing.next_distributions(model, TOKENIZER, [REQUEST.prompt], during=book.during)
     assert said == TOKENIZER.decode(ahead[0].argmax(), skip_special_tokens=True)
     assert_unchanged(model, before)
 
