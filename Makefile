@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY = passive
 help:
 	@echo 'make run        execute the notebooks into build/ and write pages (one alone: make run NB=04)'
 	@echo 'make test       test the helpers, then execute the notebooks'
-	@echo 'make test-more  execute them with another seed and with tiny models of four families (an hour)'
+	@echo 'make test-more  execute them with another seed and with tiny models of four families (half an hour)'
 	@echo 'make lab        open JupyterLab in notebooks/'
 	@echo 'make notebooks  execute the notebooks in place (one alone: make notebooks NB=04)'
 	@echo 'make bench      compare the helpers with other libraries'

@@ -1,4 +1,4 @@
-"""Each notebook with another seed and with other models: `make test-more`, about an hour."""
+"""Each notebook with another seed and with other models: `make test-more`, half an hour."""
 
 import nbformat
 import pytest
