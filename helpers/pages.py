@@ -131,11 +131,9 @@ def page(notebook: NotebookNode, path: Path, failure: str = "") -> str:
         exporter.from_notebook_node(with_alt_texts(notebook), resources=resources)[0], "html.parser"
     )
     for image in soup.select("img:not([src^='data:'])"):
-        file = path.parent / image.get("src", "")
-        if os.path.isfile(file):  # which knows addresses that are no path
-            content = base64.b64encode(file.read_bytes()).decode()
-            image["src"] = f"data:{mimetypes.guess_type(file.name)[0]};base64,{content}"
-        else:  # on the network
+        if own := picture(image.get("src", ""), path.parent):
+            image["src"] = own
+        else:
             image.replace_with(image.get("alt", ""))
     fold_code(soup)
     make_inert(soup)
@@ -158,6 +156,19 @@ def page(notebook: NotebookNode, path: Path, failure: str = "") -> str:
     formulas = f'<script nonce="own">{source("mathjax.js")}\n{script}</script>\n</head>'
     before, after = str(soup).split("</head>", 1)
     return before + formulas + after
+
+
+def picture(address: str, folder: Path) -> str:
+    """A picture below a folder as a data address; "" for anything else, since outputs may hold
+    what a model wrote and pages are handed on.
+    """
+    file = folder / address
+    kind = mimetypes.guess_type(file.name)[0] or ""
+    if not kind.startswith("image/") or not os.path.isfile(file):  # which knows what is no path
+        return ""
+    if not file.resolve().is_relative_to(folder.resolve()):
+        return ""
+    return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
 
 
 def title(notebook: NotebookNode, default: str) -> str:

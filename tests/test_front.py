@@ -202,6 +202,31 @@ def test_odd_addresses_of_pictures_give_their_text(house, address):
     assert not soup.main("img") and "a picture" in soup.main.text
 
 
+@pytest.mark.parametrize("where", ["../{}", "{root}/{}", "link.png", "link/{}", "sub/../../{}"])
+def test_only_pictures_below_the_notebooks_get_into_a_page(house, where):
+    folder, content = house / "notebooks", b"\x89PNG nobody may read this"
+    (folder / "sub").mkdir(parents=True)
+    (house / "secret.png").write_bytes(content)
+    (house / "secret").write_bytes(content)
+    (folder / "own.txt").write_bytes(content)
+    (folder / "sub" / "own.png").write_bytes(content)
+    (folder / "link.png").symlink_to(house / "secret.png")
+    (folder / "link").symlink_to(house)
+    names = [where.format(own, root=house) for own in ("secret.png", "secret")]
+    outputs = [
+        new_output("display_data", {"text/html": f"<img alt='its text' src='{own}'>"})
+        for own in (*names, "own.txt")
+    ]
+    cells = [new_markdown_cell(f"![x]({names[1]})"), new_code_cell("", outputs=outputs)]
+    page = pages.page(new_notebook(cells=cells), folder / "name.ipynb")
+    assert base64.b64encode(content).decode() not in page
+    assert page.count("its text") == 3 and not BeautifulSoup(page, "html.parser").main("img")
+    cells[0] = new_markdown_cell("![x](sub/own.png)")
+    page = pages.page(new_notebook(cells=cells), folder / "name.ipynb")
+    source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    assert BeautifulSoup(page, "html.parser").main.img["src"] == source
+
+
 def test_run_writes_pages_and_goes_on_after_an_error(house, capsys):
     first = save(house / "notebooks", "01_bad.ipynb", *bad())
     save(house / "notebooks", "02_good.ipynb", *good())
