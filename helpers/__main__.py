@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import nbformat
@@ -131,6 +132,7 @@ def execute(
 ) -> Execution:
     """Run a notebook in its folder, from a fresh kernel; the file is only read, nothing is raised.
 
+    The kernel starts from the defaults, whatever the user has set for IPython and matplotlib.
     `parameters` (name -> value) replace those of the parameters cell; `progress` is called before
     each cell with its position and the number of cells.
     """
@@ -164,17 +166,36 @@ def execute(
             on_cell_start=note_cell,
         )
         client.on_notebook_start = lambda notebook: watch(client.km.provisioner.pid)
-        # A backend named by the caller would take the figures out of the notebook.
-        env = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
         try:
-            client.execute(env=env)
+            with TemporaryDirectory(ignore_cleanup_errors=True) as blank:
+                client.execute(env=without_settings(Path(blank)))
+            # Figures are drawn when a cell has ended, and then their errors are only shown.
+            for index, output in errors_shown(notebook):
+                error = error or explain(output, path, notebook, index)
         except Exception as fault:  # of a cell, of its kernel, or of what lies between
             error = explain(fault, path, notebook, at[0])
         atexit.unregister(client._cleanup_kernel)  # left there by a kernel that did not start
     return Execution(notebook, time.perf_counter() - started, peak[0] / 2**30, error)
 
 
-def explain(fault: Exception, path: Path, notebook: NotebookNode, index: int) -> str:
+def without_settings(blank: Path) -> dict[str, str]:
+    """The environment of a kernel whose user has set nothing; `blank` is an empty folder."""
+    (blank / "matplotlibrc").touch()
+    # A backend named by the caller would take the figures out of the notebook.
+    dropped = ("MPLBACKEND", "PYTHONSTARTUP")
+    env = {key: value for key, value in os.environ.items() if key not in dropped}
+    return env | {"IPYTHONDIR": str(blank), "MATPLOTLIBRC": str(blank / "matplotlibrc")}
+
+
+def errors_shown(notebook: NotebookNode) -> Iterator[tuple[int, NotebookNode]]:
+    """Position of the cell, and the output, of all outputs that are errors."""
+    for index, cell in enumerate(notebook.cells):
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                yield index, output
+
+
+def explain(fault: Exception | NotebookNode, path: Path, notebook: NotebookNode, index: int) -> str:
     """One sentence for a failed cell: notebook, cell, and the last line of the error."""
     code_cells = [cell for cell in notebook.cells[: index + 1] if cell.cell_type == "code"]
     if isinstance(fault, CellTimeoutError):
@@ -185,7 +206,8 @@ def explain(fault: Exception, path: Path, notebook: NotebookNode, index: int) ->
         name = getattr(fault, "ename", type(fault).__name__)
         lines = f"{name}: {getattr(fault, 'evalue', fault)}".strip().splitlines()
         what = lines[0] if len(lines) == 1 else f"{name}: {lines[-1].strip()}"
-    where = f"stopped in code cell {len(code_cells)}" if code_cells else "did not start"
+    verb = "stopped" if isinstance(fault, Exception) else "shows an error"
+    where = f"{verb} in code cell {len(code_cells)}" if code_cells else "did not start"
     return f"{path.name} {where}: {what}"
 
 

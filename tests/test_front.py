@@ -24,7 +24,7 @@ from nbformat.v4 import (
 from PIL import Image
 
 from helpers import __main__ as front
-from helpers import pages
+from helpers import pages, plots
 
 PIXEL = "R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
 
@@ -377,6 +377,47 @@ def test_parameters_are_replaced_for_one_run(house):
     result = front.execute(path, parameters={"SEED": "a 'b'"})
     assert result.notebook.cells[1].outputs[0].text == "a 'b' 5\n"
     assert path.read_bytes() == before
+
+
+SETTINGS = {
+    "ipython/profile_default/startup/00.py": "print('of the user')",
+    "ipython/profile_default/ipython_config.py": "c.InteractiveShellApp.exec_lines = ['raise 1']",
+    "ipython/profile_default/ipython_kernel_config.py": "c.InlineBackend.figure_formats = {'svg'}",
+    "startup.py": "raise SystemExit",
+    "matplotlib/matplotlibrc": "text.usetex: True\nno.such.key: 1\nfont.size: 33",
+}
+
+
+def test_kernels_start_from_the_defaults_not_from_the_users_settings(house, monkeypatch):
+    for name, text in SETTINGS.items():
+        (house / name).parent.mkdir(parents=True, exist_ok=True)
+        (house / name).write_text(text, encoding="utf-8")
+    monkeypatch.setenv("IPYTHONDIR", str(house / "ipython"))
+    monkeypatch.setenv("PYTHONSTARTUP", str(house / "startup.py"))
+    monkeypatch.setenv("MPLCONFIGDIR", str(house / "matplotlib"))
+    monkeypatch.setenv("MATPLOTLIBRC", str(house / "matplotlib"))
+    code = "import matplotlib.pyplot as plt; plt.plot([0]); plt.rcParams['font.size']"
+    path = save(house / "notebooks", "01_a.ipynb", new_code_cell(code))
+    result = front.execute(path)
+    size, figure = result.notebook.cells[0].outputs
+    assert not result.error and "image/png" in figure.data
+    assert size.data["text/plain"] == "10.0"
+
+
+def test_the_collections_look_starts_from_the_defaults():
+    with plt.rc_context({"text.usetex": True, "axes.grid": True}):
+        plots.use_style()
+        assert not plt.rcParams["text.usetex"] and not plt.rcParams["axes.grid"]
+        assert plt.rcParams["font.size"] == 12
+
+
+def test_an_error_of_a_figure_is_an_error_of_the_run(house, capsys):
+    code = "import matplotlib.pyplot as plt\nplt.gca().set_title('$\\\\no_such_command$')"
+    save(house / "notebooks", "01_a.ipynb", new_code_cell("1"), new_code_cell(code))
+    assert front.main(["run"]) == 1
+    output = capsys.readouterr()
+    assert re.match(r"01_a\.ipynb shows an error in code cell 2: \w+: .*\n$", output.err)
+    assert "shows an error" in (house / "build" / "01_a.html").read_text(encoding="utf-8")
 
 
 def test_peak_memory_counts_the_kernel(house):
