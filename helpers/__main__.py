@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_notebook
 
 from helpers import pages
-from helpers.pages import tidy, title, write
+from helpers.pages import check_writable, tidy, title, write
 from helpers.templates import render
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -211,15 +211,19 @@ def explain(fault: Exception | NotebookNode, path: Path, notebook: NotebookNode,
     return f"{path.name} {where}: {what}"
 
 
-def claims(number: str) -> str:
-    """Verdicts of a notebook's scorecard with their counts, the most frequent first."""
-    path = BUILD / "scorecards" / f"{number}.json"
+def scorecard(notebook: Path) -> Path:
+    """Where a notebook writes its scorecard."""
+    return BUILD / "scorecards" / f"{notebook.name[:2]}.json"
+
+
+def claims(path: Path) -> str:
+    """Verdicts of a scorecard with their counts, the most frequent first."""
     if not path.exists():
         return "no scorecard"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["claims"]
         counts = Counter(claim["verdict"] or "not judged" for claim in found)
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "a scorecard that cannot be read; run it again"
     return ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
 
@@ -231,12 +235,12 @@ def write_index() -> list[tuple[str, float, float, str]]:
     """
     rows = []
     for path in [own for own in find() if (BUILD / own.name).exists()]:
-        try:
+        notebook, run = new_notebook(), NOT_RUN
+        with suppress(ValueError, KeyError, TypeError):  # cut off, edited
             notebook = read(BUILD / path.name)
-        except ValueError:
-            notebook = new_notebook()
-        run = NOT_RUN | notebook.metadata.get("run", {})
-        outcome = run["error"] or claims(path.name[:2])
+            kept = notebook.metadata["run"]
+            run = {key: type(default)(kept[key]) for key, default in NOT_RUN.items()}
+        outcome = run["error"] or claims(scorecard(path))
         rows.append(
             {"page": path.stem, "title": title(notebook, path.stem), "outcome": outcome} | run
         )
@@ -273,10 +277,14 @@ def attempt(path: Path) -> Execution:
 def run(selection: str | None) -> int:
     """Execute notebooks into `build/`: pages, index, scorecards, a table; 1 if one failed."""
     paths = find(selection)
+    for path in paths:  # before minutes of work
+        for target in (scorecard(path), BUILD / f"{path.stem}.html", BUILD / path.name):
+            check_writable(target)
+    check_writable(BUILD / "index.html")
     fetch_weights()
     failed, ran = 0, []
     for path in paths:
-        (BUILD / "scorecards" / f"{path.name[:2]}.json").unlink(missing_ok=True)
+        scorecard(path).unlink(missing_ok=True)
         notebook, seconds, peak, error = attempt(path)
         failed += bool(error)
         notebook.metadata["run"] = {"minutes": seconds / 60, "peak_gib": peak, "error": error}
@@ -295,6 +303,8 @@ def run(selection: str | None) -> int:
 def refresh(selection: str | None) -> int:
     """Re-execute notebooks in place; one that fails keeps its outputs, and the result is 1."""
     paths = find(selection)
+    for path in paths:
+        check_writable(path)
     fetch_weights()
     failed = 0
     for path in paths:

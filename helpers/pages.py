@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import errno
 import html
 import io
 import json
@@ -11,6 +12,8 @@ import logging
 import mimetypes
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -24,6 +27,7 @@ from traitlets.config import Config
 from helpers.templates import source
 
 WIDGET_STATE_LIMIT = 200_000  # characters of JSON that a committed notebook may spend on widgets
+ROOM = 10_000_000  # bytes, more than a page
 # A page is static: where an output holds both a widget and its picture, the picture is shown.
 STATIC_FIRST = [
     "text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex",
@@ -69,12 +73,40 @@ def in_few_colours(png: str) -> str:
     return min(base64.b64encode(small.getvalue()).decode(), png, key=len)
 
 
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A temporary file beside a path, in a folder that is made if need be; it never stays.
+
+    Raises:
+        SystemExit: the system refuses, in one sentence.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # half an emoji
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+    except OSError as fault:
+        raise SystemExit(
+            f"{path} cannot be written: {fault.strerror}. It takes a folder of your own with "
+            f"{ROOM // 10**6} MB free, and nothing in the way (`make clean` deletes build/)."
+        ) from fault
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all; a SystemExit says what hinders."""
+    with beside(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # half an emoji
+        temporary.replace(path)
+
+
+def check_writable(path: Path) -> None:
+    """A SystemExit says what would hinder `write` now; nothing is changed."""
+    with beside(path) as temporary:
+        temporary.write_bytes(bytes(ROOM))
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
 
 
 def make_inert(soup: BeautifulSoup) -> None:

@@ -2,8 +2,10 @@
 
 import base64
 import contextlib
+import errno
 import io
 import json
+import os
 import re
 import socket
 import subprocess
@@ -333,15 +335,18 @@ def test_any_error_can_be_printed_anywhere(house, encoding):
 
 
 def test_leftovers_in_build_do_not_stop_the_index(house):
-    names = ["01_good", "02_no_run", "03_cut", "04_card"]
+    names = ["01_good", "02_no_run", "03_cut", "04_card", "05_edited", "06_folder"]
     build = house / "build"
     (build / "scorecards").mkdir(parents=True)
     whole = {"metadata": {"run": {"minutes": 1.5, "peak_gib": 2.5, "error": ""}}}
     for name in names:
         save(house / "notebooks", f"{name}.ipynb", *good())
         settings = {} if name == "02_no_run" else whole
+        if name == "05_edited":
+            settings = {"metadata": {"run": {"minutes": "many", "peak_gib": 1, "error": ""}}}
         nbformat.write(new_notebook(cells=list(good()), **settings), build / f"{name}.ipynb")
     (build / "03_cut.ipynb").write_text('{"cells": [', encoding="utf-8")
+    (build / "scorecards" / "06.json").mkdir()
     (build / "scorecards" / "04.json").write_text('{"claims": [{"ver', encoding="utf-8")
     card = {"claims": [{"verdict": "partly"}, {"verdict": None}, {"verdict": "partly"}]}
     (build / "scorecards" / "01.json").write_text(json.dumps(card), encoding="utf-8")
@@ -350,10 +355,64 @@ def test_leftovers_in_build_do_not_stop_the_index(house):
         ("01_good", 1.5, 2.5, "2 partly, 1 not judged"),
         ("02_no_run", 0, 0, lost),
         ("03_cut", 0, 0, lost),
-        ("04_card", 1.5, 2.5, "a scorecard that cannot be read; run it again"),
+        ("04_card", 1.5, 2.5, unread := "a scorecard that cannot be read; run it again"),
+        ("05_edited", 0, 0, lost),
+        ("06_folder", 1.5, 2.5, unread),
     ]
     index = BeautifulSoup((build / "index.html").read_text(encoding="utf-8"), "html.parser")
     assert [link["href"] for link in index("a")] == [f"{name}.html" for name in names]
+
+
+def in_the_way(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("a file", encoding="utf-8")
+
+
+OBSTACLES = {
+    "build": in_the_way,
+    "build/scorecards": in_the_way,
+    "build/scorecards/01.json": Path.mkdir,
+    "build/01_a.html": Path.mkdir,
+    "build/01_a.ipynb": Path.mkdir,
+    "build/index.html": Path.mkdir,
+}
+
+
+@pytest.mark.parametrize("name", OBSTACLES)
+def test_a_damaged_build_folder_is_refused_before_anything_runs(house, monkeypatch, name):
+    save(house / "notebooks", "01_a.ipynb", *good())
+    if OBSTACLES[name] is Path.mkdir:
+        (house / name).parent.mkdir(parents=True)
+    OBSTACLES[name](house / name)
+    monkeypatch.setattr(front, "fetch_weights", lambda: pytest.fail("work has begun"))
+    with pytest.raises(SystemExit, match=r"build.* cannot be written: .*make clean"):
+        front.main(["run"])
+    assert not [*house.rglob("*.tmp")]
+
+
+@pytest.mark.parametrize("command", ["run", "notebooks"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_full_disk_or_a_folder_without_rights_is_a_sentence(house, monkeypatch, command, code):
+    path = save(house / "notebooks", "01_a.ipynb", *good())
+    before = path.read_bytes()
+
+    def refuse(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(front, "fetch_weights", lambda: pytest.fail("work has begun"))
+    with monkeypatch.context() as early:
+        early.setattr(Path, "write_bytes", refuse)
+        with pytest.raises(SystemExit, match=rf"01.* cannot be written: {os.strerror(code)}"):
+            front.main([command])
+    # or while the notebooks run
+    monkeypatch.setattr(front, "fetch_weights", lambda: None)
+    monkeypatch.setattr(
+        front, "execute", lambda path, **_: front.Execution(new_notebook(), 1, 1, "")
+    )
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with pytest.raises(SystemExit, match=rf"01_a.* cannot be written: {os.strerror(code)}"):
+        front.main([command])
+    assert path.read_bytes() == before and not [*house.rglob("*.tmp")]
 
 
 def test_refusals_name_what_is_there(house):
