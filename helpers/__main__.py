@@ -22,12 +22,12 @@ import psutil
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
-from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 from nbformat.v4 import new_notebook
 
 from helpers import pages
-from helpers.pages import check_writable, tidy, title, write
+from helpers.pages import tidy, title, write
 from helpers.templates import render
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,6 +35,8 @@ NOTEBOOKS = ROOT / "notebooks"
 BUILD = ROOT / "build"
 CELL_TIMEOUT = 1800  # seconds; a cell that hangs must not hang the class
 
+# In place of the user's: an empty matplotlibrc, no start-up file.
+DEFAULTS = {"MATPLOTLIBRC": os.devnull, "PYTHONSTARTUP": ""}
 NOT_RUN = {"minutes": 0.0, "peak_gib": 0.0, "error": "no record of a run; run it again"}
 
 
@@ -154,6 +156,12 @@ def execute(
         if progress:
             progress(cell_index + 1, len(notebook.cells))
 
+    def stop_at_error(cell: NotebookNode, cell_index: int, execute_reply: dict) -> None:
+        # Figures are drawn when a cell has ended: their errors are shown, but not in the reply.
+        for output in cell.outputs:
+            if output.output_type == "error":
+                raise CellExecutionError("", output.ename, output.evalue)
+
     error, started = "", time.perf_counter()
     with peak_memory() as (watch, peak):
         client = NotebookClient(
@@ -164,38 +172,21 @@ def execute(
             record_timing=False,
             coalesce_streams=True,
             on_cell_start=note_cell,
+            on_cell_executed=stop_at_error,
         )
         client.on_notebook_start = lambda notebook: watch(client.km.provisioner.pid)
+        # A backend named by the caller would take the figures out of the notebook.
+        env = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
         try:
             with TemporaryDirectory(ignore_cleanup_errors=True) as blank:
-                client.execute(env=without_settings(Path(blank)))
-            # Figures are drawn when a cell has ended, and then their errors are only shown.
-            for index, output in errors_shown(notebook):
-                error = error or explain(output, path, notebook, index)
+                client.execute(env=env | DEFAULTS | {"IPYTHONDIR": blank})
         except Exception as fault:  # of a cell, of its kernel, or of what lies between
             error = explain(fault, path, notebook, at[0])
         atexit.unregister(client._cleanup_kernel)  # left there by a kernel that did not start
     return Execution(notebook, time.perf_counter() - started, peak[0] / 2**30, error)
 
 
-def without_settings(blank: Path) -> dict[str, str]:
-    """The environment of a kernel whose user has set nothing; `blank` is an empty folder."""
-    (blank / "matplotlibrc").touch()
-    # A backend named by the caller would take the figures out of the notebook.
-    dropped = ("MPLBACKEND", "PYTHONSTARTUP")
-    env = {key: value for key, value in os.environ.items() if key not in dropped}
-    return env | {"IPYTHONDIR": str(blank), "MATPLOTLIBRC": str(blank / "matplotlibrc")}
-
-
-def errors_shown(notebook: NotebookNode) -> Iterator[tuple[int, NotebookNode]]:
-    """Position of the cell, and the output, of all outputs that are errors."""
-    for index, cell in enumerate(notebook.cells):
-        for output in cell.get("outputs", []):
-            if output.output_type == "error":
-                yield index, output
-
-
-def explain(fault: Exception | NotebookNode, path: Path, notebook: NotebookNode, index: int) -> str:
+def explain(fault: Exception, path: Path, notebook: NotebookNode, index: int) -> str:
     """One sentence for a failed cell: notebook, cell, and the last line of the error."""
     code_cells = [cell for cell in notebook.cells[: index + 1] if cell.cell_type == "code"]
     if isinstance(fault, CellTimeoutError):
@@ -206,8 +197,7 @@ def explain(fault: Exception | NotebookNode, path: Path, notebook: NotebookNode,
         name = getattr(fault, "ename", type(fault).__name__)
         lines = f"{name}: {getattr(fault, 'evalue', fault)}".strip().splitlines()
         what = lines[0] if len(lines) == 1 else f"{name}: {lines[-1].strip()}"
-    verb = "stopped" if isinstance(fault, Exception) else "shows an error"
-    where = f"{verb} in code cell {len(code_cells)}" if code_cells else "did not start"
+    where = f"stopped in code cell {len(code_cells)}" if code_cells else "did not start"
     return f"{path.name} {where}: {what}"
 
 
@@ -277,10 +267,9 @@ def attempt(path: Path) -> Execution:
 def run(selection: str | None) -> int:
     """Execute notebooks into `build/`: pages, index, scorecards, a table; 1 if one failed."""
     paths = find(selection)
-    for path in paths:  # before minutes of work
-        for target in (scorecard(path), BUILD / f"{path.stem}.html", BUILD / path.name):
-            check_writable(target)
-    check_writable(BUILD / "index.html")
+    targets = [BUILD / f"{path.stem}{kind}" for path in paths for kind in (".html", ".ipynb")]
+    for target in [BUILD / "index.html", *targets, *map(scorecard, paths)]:
+        write(target)  # only tries, before minutes of work
     fetch_weights()
     failed, ran = 0, []
     for path in paths:
@@ -304,7 +293,7 @@ def refresh(selection: str | None) -> int:
     """Re-execute notebooks in place; one that fails keeps its outputs, and the result is 1."""
     paths = find(selection)
     for path in paths:
-        check_writable(path)
+        write(path)  # only tries
     fetch_weights()
     failed = 0
     for path in paths:

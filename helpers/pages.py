@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import copy
-import errno
 import html
 import io
 import json
@@ -12,8 +11,7 @@ import logging
 import mimetypes
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -27,7 +25,7 @@ from traitlets.config import Config
 from helpers.templates import source
 
 WIDGET_STATE_LIMIT = 200_000  # characters of JSON that a committed notebook may spend on widgets
-ROOM = 10_000_000  # bytes, more than a page
+ROOM = 10_000_000  # characters, more than a page
 # A page is static: where an output holds both a widget and its picture, the picture is shown.
 STATIC_FIRST = [
     "text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex",
@@ -73,40 +71,23 @@ def in_few_colours(png: str) -> str:
     return min(base64.b64encode(small.getvalue()).decode(), png, key=len)
 
 
-@contextmanager
-def beside(path: Path) -> Iterator[Path]:
-    """A temporary file beside a path, in a folder that is made if need be; it never stays.
-
-    Raises:
-        SystemExit: the system refuses, in one sentence.
-    """
+def write(path: Path, text: str = "") -> None:
+    """Write a file whole or not at all; without a text only try. A SystemExit says why not."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
+        # a text may hold half an emoji
+        temporary.write_text(text or ROOM * " ", encoding="utf-8", errors="backslashreplace")
+        if path.is_dir():
+            raise IsADirectoryError(None, "it is a folder")
+        if text:
+            temporary.replace(path)
     except OSError as fault:
-        raise SystemExit(
-            f"{path} cannot be written: {fault.strerror}. It takes a folder of your own with "
-            f"{ROOM // 10**6} MB free, and nothing in the way (`make clean` deletes build/)."
-        ) from fault
+        remedy = "make room or clear the way (`make clean` deletes build/), and run it again"
+        raise SystemExit(f"{path} cannot be written: {fault.strerror}; {remedy}") from fault
     finally:
         with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all; a SystemExit says what hinders."""
-    with beside(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # half an emoji
-        temporary.replace(path)
-
-
-def check_writable(path: Path) -> None:
-    """A SystemExit says what would hinder `write` now; nothing is changed."""
-    with beside(path) as temporary:
-        temporary.write_bytes(bytes(ROOM))
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            temporary.unlink()
 
 
 def make_inert(soup: BeautifulSoup) -> None:
@@ -162,9 +143,13 @@ def page(notebook: NotebookNode, path: Path, failure: str = "") -> str:
     soup = BeautifulSoup(
         exporter.from_notebook_node(with_alt_texts(notebook), resources=resources)[0], "html.parser"
     )
+    home = path.parent.resolve()  # outputs may hold what a model wrote, and pages are handed on
     for image in soup.select("img:not([src^='data:'])"):
-        if own := picture(image.get("src", ""), path.parent):
-            image["src"] = own
+        file = home / image.get("src", "")
+        kind = mimetypes.guess_type(file.name)[0] or ""
+        ours = os.path.isfile(file) and file.resolve().is_relative_to(home)  # knows what is no path
+        if ours and kind.startswith("image/"):
+            image["src"] = f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
         else:
             image.replace_with(image.get("alt", ""))
     fold_code(soup)
@@ -188,19 +173,6 @@ def page(notebook: NotebookNode, path: Path, failure: str = "") -> str:
     formulas = f'<script nonce="own">{source("mathjax.js")}\n{script}</script>\n</head>'
     before, after = str(soup).split("</head>", 1)
     return before + formulas + after
-
-
-def picture(address: str, folder: Path) -> str:
-    """A picture below a folder as a data address; "" for anything else, since outputs may hold
-    what a model wrote and pages are handed on.
-    """
-    file = folder / address
-    kind = mimetypes.guess_type(file.name)[0] or ""
-    if not kind.startswith("image/") or not os.path.isfile(file):  # which knows what is no path
-        return ""
-    if not file.resolve().is_relative_to(folder.resolve()):
-        return ""
-    return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
 
 
 def title(notebook: NotebookNode, default: str) -> str:

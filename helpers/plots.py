@@ -30,10 +30,7 @@ SEQUENTIAL = "viridis"  # even steps in lightness, readable without colour
 
 
 def use_style() -> None:
-    """Set the collection's look for the figures that follow: large type, no chart junk.
-
-    It starts from matplotlib's defaults, not from what a matplotlibrc of the user has set.
-    """
+    """Set the collection's look (large type, no chart junk) for all users alike."""
     mpl.rcdefaults()
     mpl.rcParams.update(
         {

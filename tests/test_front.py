@@ -401,8 +401,8 @@ def test_a_full_disk_or_a_folder_without_rights_is_a_sentence(house, monkeypatch
 
     monkeypatch.setattr(front, "fetch_weights", lambda: pytest.fail("work has begun"))
     with monkeypatch.context() as early:
-        early.setattr(Path, "write_bytes", refuse)
-        with pytest.raises(SystemExit, match=rf"01.* cannot be written: {os.strerror(code)}"):
+        early.setattr(Path, "write_text", refuse)
+        with pytest.raises(SystemExit, match=rf"cannot be written: {os.strerror(code)}"):
             front.main([command])
     # or while the notebooks run
     monkeypatch.setattr(front, "fetch_weights", lambda: None)
@@ -475,8 +475,8 @@ def test_an_error_of_a_figure_is_an_error_of_the_run(house, capsys):
     save(house / "notebooks", "01_a.ipynb", new_code_cell("1"), new_code_cell(code))
     assert front.main(["run"]) == 1
     output = capsys.readouterr()
-    assert re.match(r"01_a\.ipynb shows an error in code cell 2: \w+: .*\n$", output.err)
-    assert "shows an error" in (house / "build" / "01_a.html").read_text(encoding="utf-8")
+    assert re.match(r"01_a\.ipynb stopped in code cell 2: \w+: .*\n$", output.err)
+    assert "stopped in code cell 2" in (house / "build" / "01_a.html").read_text(encoding="utf-8")
 
 
 def test_peak_memory_counts_the_kernel(house):
