@@ -38,6 +38,14 @@ def flip(path):
     path.write_bytes(data)
 
 
+def edit(path, old, new):
+    """Replace bytes, equally many, and keep the time: neither size nor time tells."""
+    stat, data = path.stat(), path.read_bytes()
+    assert old in data
+    path.write_bytes(data.replace(old, new, 1))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
 DAMAGE = {
     "truncated": lambda folder: os.truncate(folder / "model.safetensors", 5000),
     "flipped": lambda folder: flip(folder / "model.safetensors"),
@@ -45,6 +53,8 @@ DAMAGE = {
     "file missing": lambda folder: (folder / "config.json").unlink(),
     "half-converted": lambda folder: (folder / weights.MANIFEST).unlink(),
     "manifest cut": lambda folder: os.truncate(folder / weights.MANIFEST, 40),
+    "heads edited": lambda folder: edit(folder / "config.json", b'heads": 4', b'heads": 8'),
+    "letter edited": lambda folder: edit(folder / "tokenizer.json", b'"he"', b'"hf"'),
     "manifest odd": lambda folder: (folder / weights.MANIFEST).write_text("[1]"),
 }
 
@@ -64,6 +74,21 @@ def test_damage_is_noticed(filled, ready, monkeypatch, damage):
     models.load("tiny")
     models.load("tiny")
     assert built == ["tiny"]
+
+
+@pytest.mark.parametrize("new", [b"q_prok", b'q_pr"j', b"q_pr\xffj"])
+@pytest.mark.parametrize("name", ["tiny", "bert"])
+def test_a_damaged_header_is_refused(ready, name, new):
+    """A tensor that is called otherwise would be replaced by random numbers without a word."""
+    old, new = (b"q_proj", new) if name == "tiny" else (b"query.", new)
+    edit(weights._home(name) / "model.safetensors", old, new)
+    with pytest.raises(models.ModelError, match=f"cannot load '{name}'") as caught:
+        models.load(name)
+    assert "run `python -m helpers.models --verify`" in assert_one_sentence(caught)
+    expected = sha256((weights._home(name) / "model.safetensors").read_bytes())
+    models.prefetch([name], verify=True)
+    assert sha256((weights._home(name) / "model.safetensors").read_bytes()) != expected
+    models.load(name)
 
 
 def test_damage_is_repaired(ready):
@@ -144,8 +169,11 @@ def test_a_copied_cache_is_hashed_once_and_used(ready, monkeypatch):
     for path in weights._home("tiny").iterdir():
         os.utime(path, ns=(0, 0))
     models.load("tiny")
-    monkeypatch.setattr(weights, "_sha256", None)  # hashing again would fail
+    hashed, real = [], weights._sha256
+    monkeypatch.setattr(weights, "_sha256", lambda path: hashed.append(path.name) or real(path))
     models.load("tiny")
+    assert {"config.json", "tokenizer.json"} <= set(hashed)  # the small files are, each time
+    assert "model.safetensors" not in hashed
 
 
 # --- faults while fetching ------------------------------------------------------------------------
