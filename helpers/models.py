@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import torch
 import transformers
@@ -60,8 +61,10 @@ def load(name: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.fl
             f"unknown model {name!r}: registered are {', '.join(weights.REGISTRY)}; "
             "hub ids (owner/name) and local folders work too"
         )
+    # Also the pickle that an index or an adapter's folder names is to stay unread.
+    pickle = ValueError("it holds a pickle, which could run any code and is never loaded")
     try:
-        with weights.quiet(warnings=not registered):
+        with weights.quiet(warnings=not registered), mock.patch("torch.load", side_effect=pickle):
             model, odd = _read_model(where, dtype)
             if registered:
                 tokenizer = _read_tokenizer(where)

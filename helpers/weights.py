@@ -156,9 +156,9 @@ def _problem(name: str, folder: Path, *, verify: bool = False, older: bool = Fal
             if stat.st_size != known["size"]:
                 return f"{file} has the wrong size"
             dated = stat.st_mtime_ns == known["mtime_ns"]
-            if verify or not dated or not file.endswith(".safetensors"):
-                if _sha256(folder / file) != known["sha256"]:
-                    return f"{file} is damaged"
+            trusted = dated and not verify and file.endswith(".safetensors")
+            if not trusted and _sha256(folder / file) != known["sha256"]:
+                return f"{file} is damaged"
             if not dated:
                 with contextlib.suppress(OSError):  # a read-only copy is hashed each time
                     os.utime(folder / file, ns=(stat.st_atime_ns, known["mtime_ns"]))

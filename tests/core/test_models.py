@@ -1,5 +1,6 @@
 """Models by name: what comes out of the cache, and the real ones."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 from tiny_index import assert_one_sentence, assert_tidy, logits, sha256, snapshot, unplug
 from users import another_user, public_folder
 
@@ -156,6 +158,62 @@ def test_pickles_are_refused(world, tmp_path):
     torch.save(weights, tmp_path / "model" / "pytorch_model.bin")
     with pytest.raises(models.ModelError, match=r"\*\.safetensors"):
         models.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("kind", ["all", "some", "adapter"])
+def test_pickles_that_an_index_or_an_adapter_names_are_refused(world, tmp_path, kind):
+    folder = shutil.copytree(world[0] / "bert", tmp_path / "model")
+    tensors = transformers.BertModel.from_pretrained(folder).state_dict()
+    files = dict.fromkeys(tensors, "part.bin")
+    if kind == "adapter":
+        settings = {"peft_type": "LORA", "base_model_name_or_path": str(folder), "r": 2}
+        settings |= {"target_modules": ["query"]}
+        (folder / "adapter_config.json").write_text(json.dumps(settings))
+        torch.save({}, folder / "adapter_model.bin")
+    else:
+        (folder / "model.safetensors").unlink()
+        torch.save(tensors, folder / "part.bin")
+        if kind == "some":
+            key = "embeddings.word_embeddings.weight"
+            files[key] = "part.safetensors"
+            save_file({key: tensors[key]}, folder / "part.safetensors", {"format": "pt"})
+        index = {"metadata": {"total_size": 1}, "weight_map": files}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(models.ModelError, match="cannot load") as caught:
+        models.load(folder)
+    message = assert_one_sentence(caught)
+    assert "pickle" in message
+    assert "weights_only" not in message
+
+
+def break_shapes(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 4}))
+
+
+def ask_for_gptq(folder):
+    config = json.loads((folder / "config.json").read_text())
+    settings = {"quant_method": "gptq", "bits": 4}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (break_shapes, r"is stored as \(.*8\), not \(.*4\)"),
+        (ask_for_gptq, "GPTQ|gptq"),
+        (lambda folder: (folder / "config.json").write_text("[1]"), ""),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 99), ""),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), ""),
+    ],
+    ids=["shapes", "gptq", "config", "weights", "tokenizer"],
+)
+def test_a_folder_that_cannot_be_loaded_is_told_in_one_sentence(world, tmp_path, fault, message):
+    folder = shutil.copytree(world[0] / "bert", tmp_path / "model")
+    fault(folder)
+    with pytest.raises(models.ModelError, match=rf"cannot load .*{message}.*: it must") as caught:
+        models.load(folder)
+    assert_one_sentence(caught)
 
 
 def test_cache_dir(monkeypatch, tmp_path):
