@@ -25,7 +25,6 @@ import tempfile
 import time
 import tomllib
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,9 +70,12 @@ REGISTRY = {name: Entry(**fields) for name, fields in _REGISTERED.items()}
 
 
 def cache_dir() -> Path:
-    """The folder of ready models: $TUTORIALS_CACHE, or the platform's user cache folder."""
+    """The folder of ready models: $TUTORIALS_CACHE, or the platform's user cache folder.
+
+    A relative one lies in the project's folder: the shell and the notebooks work in different ones.
+    """
     chosen = os.environ.get("TUTORIALS_CACHE") or platformdirs.user_cache_dir("paper-tutorials")
-    return Path(chosen).expanduser().absolute()
+    return Path(__file__).resolve().parents[1] / Path(chosen).expanduser()
 
 
 # --- the cache ------------------------------------------------------------------------------------
@@ -115,13 +117,13 @@ def find(name: str, **how: bool) -> tuple[Path, str | None]:
 
 def sizes(name: str, folder: Path) -> tuple[int, int]:
     """Bytes of the folder of a model, and of all else that the cache keeps for it."""
-    rest = {_home(name), *_others(name), *cache_dir().glob(f".{name}.*")} - {folder}
+    rest = {_home(name), *_others(name), *_kept(f".{name}.*")} - {folder}
     return _size(folder), sum(map(_size, rest))
 
 
 def tidy(name: str) -> None:
     """Remove what killed processes left beside a ready model."""
-    left = [*cache_dir().glob(f".{name}.work-*"), *cache_dir().glob(f".{name}.downloads")]
+    left = [*_kept(f".{name}.work-*"), *_kept(f".{name}.downloads")]
     with contextlib.suppress(OSError, Timeout):  # a read-only cache, or its owner is alive
         if left:
             with FileLock(cache_dir() / f".{name}.lock", timeout=0):
@@ -136,8 +138,15 @@ def _home(name: str) -> Path:
 
 def _others(name: str) -> list[Path]:
     """Folders that other versions of the project have made of it, the newest first."""
-    found = sorted(cache_dir().glob(f"{name}@*"), reverse=True)
-    return [path for path in (*found, cache_dir() / name) if path != _home(name)]
+    found = [*_kept(f"{name}@*"), cache_dir() / name]
+    return [path for path in found if path != _home(name)]
+
+
+def _kept(pattern: str) -> list[Path]:
+    """What in the cache is called so, the last first; nothing where we may not look."""
+    with contextlib.suppress(OSError):
+        return sorted(cache_dir().glob(pattern), reverse=True)
+    return []
 
 
 def _problem(name: str, folder: Path, *, verify: bool = False, older: bool = False) -> str | None:
@@ -350,7 +359,7 @@ def _is_whole(wheel: Path) -> bool:
     try:
         with zipfile.ZipFile(wheel) as archive:
             return archive.testzip() is None
-    except (zipfile.BadZipFile, zlib.error, EOFError):
+    except Exception:  # a damaged header may promise anything: encryption, methods, letters
         return False
 
 

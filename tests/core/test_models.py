@@ -221,6 +221,9 @@ def test_cache_dir(monkeypatch, tmp_path):
     assert models.cache_dir() == Path.home() / "somewhere"
     monkeypatch.delenv("TUTORIALS_CACHE")
     assert models.cache_dir().is_absolute()
+    monkeypatch.setenv("TUTORIALS_CACHE", "build/cache")  # of the shell and of notebooks alike
+    monkeypatch.chdir(tmp_path)
+    assert models.cache_dir() == Path(models.__file__).parents[1] / "build" / "cache"
 
 
 def test_command_line(place, capsys):

