@@ -127,7 +127,7 @@ def _read_model(
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # refused here, with names instead of advice
     )
-    for key, stored, wanted in found["mismatched_keys"]:
+    for key, stored, wanted in sorted(found["mismatched_keys"]):
         raise ValueError(f"{key} is stored as {tuple(stored)}, not {tuple(wanted)}")
     return model, sorted(found["missing_keys"] | found["unexpected_keys"])
 

@@ -26,7 +26,7 @@ import time
 import tomllib
 import zipfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
 
@@ -40,7 +40,9 @@ from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-CONVERSION = 1  # raise it when `_convert` writes something else: folders are made anew
+CONVERSION = (
+    1  # raise it when `_convert` writes something else (and renew `converted`): all is made anew
+)
 MANIFEST = "manifest.json"
 LICENCE_TEXTS = ("NOTICE.md", "GEMMA_TERMS.html")  # kept beside the weights
 WAIT = 10  # seconds of patience with another process before it is mentioned
@@ -63,6 +65,7 @@ class Entry:
     sources: list[str]
     licence: str
     notice: str = ""
+    converted: dict[str, str] = field(default_factory=dict)
 
 
 _REGISTERED = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
@@ -160,6 +163,10 @@ def _problem(name: str, folder: Path, *, verify: bool = False, older: bool = Fal
         made = manifest["conversion"] == CONVERSION or older
         if not made or manifest["sources"] != REGISTRY[name].sha256:
             return "made by another version"
+        if verify and manifest["conversion"] == CONVERSION:  # a manifest can be edited, too
+            for file, known in _pins(REGISTRY[name]).items():
+                if manifest["files"][file]["sha256"] != known:
+                    return f"{file} is not the registered one"
         for file, known in manifest["files"].items():
             with open(folder / file, "rb") as content:  # which tells whether it may be read
                 stat = os.fstat(content.fileno())
@@ -179,6 +186,12 @@ def _problem(name: str, folder: Path, *, verify: bool = False, older: bool = Fal
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "its manifest cannot be read"
     return None
+
+
+def _pins(entry: Entry) -> dict[str, str]:
+    """What files of a ready folder hash to, whatever its manifest says."""
+    known = entry.sha256 | entry.converted
+    return {file: known[file] for file in known if not file.endswith(".gguf")}
 
 
 def _make(name: str, *, verify: bool) -> Path:

@@ -167,6 +167,26 @@ def test_verify_finds_silent_damage(ready):
     assert sha256(path.read_bytes()) == good
 
 
+@pytest.mark.parametrize("name", ["tiny", "bert"])
+@pytest.mark.parametrize("forget", [False, True])
+def test_verify_does_not_trust_an_edited_manifest(ready, world, monkeypatch, name, forget):
+    """Registered are the files as they are, and those that the conversion writes."""
+    folder = weights._home(name)
+    path, manifest = folder / "model.safetensors", folder / weights.MANIFEST
+    good, known = sha256(path.read_bytes()), json.loads(manifest.read_text())
+    if name == "tiny":
+        entry = dataclasses.replace(world[2][name], converted={path.name: good})
+        monkeypatch.setattr(weights, "REGISTRY", {name: entry})
+    flip(path)
+    known["files"][path.name] |= {"sha256": sha256(path.read_bytes())}
+    known["files"][path.name] |= {"mtime_ns": path.stat().st_mtime_ns}
+    if forget:
+        del known["files"][path.name]
+    manifest.write_text(json.dumps(known))
+    models.prefetch([name], verify=True)
+    assert sha256(path.read_bytes()) == good
+
+
 def test_a_copied_cache_is_hashed_once_and_used(ready, monkeypatch):
     unplug(ready[1])
     for path in weights._home("tiny").iterdir():
