@@ -215,8 +215,12 @@ def _make(name: str, *, verify: bool) -> Path:
                     failure.write_text(f"{time.time_ns()} {error}", "utf-8")
                 raise
             return folder
-    except (OSError, SafetensorError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # tokenizers report a full disk as a bare Exception
         remedy = "set TUTORIALS_CACHE to a folder that you can write to"
+        if not isinstance(error, OSError | SafetensorError) and not _is_full(error):
+            raise
         if _is_full(error):
             remedy = "free up to 2.5 GB there, or set TUTORIALS_CACHE to a folder elsewhere"
         raise ModelError(f"cannot store {name} in {cache} ({short(error)}): {remedy}") from error
@@ -440,7 +444,8 @@ def short(error: object) -> str:
 
 def _is_full(error: object) -> bool:
     code = getattr(error, "errno", None)
-    return code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+    told = re.search("No space left|quota exceeded", str(error), re.I)
+    return code in (errno.ENOSPC, errno.EDQUOT) or bool(told)
 
 
 def _text(path: Path) -> str:

