@@ -14,10 +14,10 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from helpers import weights
@@ -50,28 +50,33 @@ def load(name: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.fl
         ModelError: the model cannot be fetched, stored or loaded.
     """
     name = str(name)
-    if name in weights.REGISTRY:
-        folder = weights.ensure(name)
-        with weights.quiet(warnings=False):
-            model = _read_model(folder, dtype)
-            tokenizer = _read_tokenizer(folder)
-        # without the reader's own path, which would appear in printed configs and tokenizers
-        model.config._name_or_path = tokenizer.name_or_path = name
-    elif os.path.isdir(name) or re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
-        try:
-            with weights.quiet():
-                model = _read_model(name, dtype)
-                tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        except (OSError, ValueError, SafetensorError) as error:
-            remedy = "check the id and the network, or pass a local folder"
-            if os.path.isdir(name):
-                remedy = "it must hold config.json, *.safetensors and a tokenizer"
-            raise ModelError(f"cannot load {name!r} ({weights.short(error)}): {remedy}") from error
-    else:
+    registered = name in weights.REGISTRY
+    where, remedy = name, "check the id and the network, or pass a local folder"
+    if registered:
+        where, remedy = weights.ensure(name), "run `python -m helpers.models --verify`"
+    elif os.path.isdir(name):
+        remedy = "it must hold config.json, *.safetensors and a tokenizer"
+    elif not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         raise ValueError(
             f"unknown model {name!r}: registered are {', '.join(weights.REGISTRY)}; "
             "hub ids (owner/name) and local folders work too"
         )
+    # Also the pickle that an index or an adapter's folder names is to stay unread.
+    pickle = ValueError("it holds a pickle, which could run any code and is never loaded")
+    try:
+        with weights.quiet(warnings=not registered), mock.patch("torch.load", side_effect=pickle):
+            model, odd = _read_model(where, dtype)
+            if registered:
+                tokenizer = _read_tokenizer(where)
+            else:
+                tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+        # Missing tensors would be random numbers; of other models transformers itself warns.
+        if registered and odd:
+            raise ValueError(f"{odd[0]} is not in both the model and its file")
+    except Exception as error:  # whatever the libraries find in a damaged or foreign file
+        raise ModelError(f"cannot load {name!r} ({weights.short(error)}): {remedy}") from error
+    if registered:  # without the reader's own path, which printed configs and tokenizers would show
+        model.config._name_or_path = tokenizer.name_or_path = name
     return Loaded(model.to(device).eval(), tokenizer)
 
 
@@ -103,14 +108,28 @@ def cached() -> list[dict]:
     return rows
 
 
-def _read_model(where: str | Path, dtype: torch.dtype) -> transformers.PreTrainedModel:
-    """A model from a folder or the hub, with its language-model head if it was saved with one."""
+def _read_model(
+    where: str | Path, dtype: torch.dtype
+) -> tuple[transformers.PreTrainedModel, list[str]]:
+    """A model from a folder or the hub, with its language-model head if it was saved with one.
+
+    Beside it the names of tensors that only the model or only the file has.
+    """
     config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)
     heads = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
     causal = not config.architectures or config.architectures[0] in heads
-    return (AutoModelForCausalLM if causal else AutoModel).from_pretrained(
-        where, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False
+    model, found = (AutoModelForCausalLM if causal else AutoModel).from_pretrained(
+        where,
+        config=config,
+        dtype=dtype,
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # refused here, with names instead of advice
     )
+    for key, stored, wanted in sorted(found["mismatched_keys"]):
+        raise ValueError(f"{key} is stored as {tuple(stored)}, not {tuple(wanted)}")
+    return model, sorted(found["missing_keys"] | found["unexpected_keys"])
 
 
 def _read_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerBase:

