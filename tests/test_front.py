@@ -405,11 +405,11 @@ def test_a_full_disk_or_a_folder_without_rights_is_a_sentence(house, monkeypatch
         with pytest.raises(SystemExit, match=rf"cannot be written: {os.strerror(code)}"):
             front.main([command])
     # or while the notebooks run
-    monkeypatch.setattr(front, "fetch_weights", lambda: None)
+    done = front.Execution(new_notebook(), 1, 1, "")
+    monkeypatch.setattr(front, "execute", lambda *_, **__: done)
     monkeypatch.setattr(
-        front, "execute", lambda path, **_: front.Execution(new_notebook(), 1, 1, "")
+        front, "fetch_weights", lambda: monkeypatch.setattr(Path, "write_text", refuse)
     )
-    monkeypatch.setattr(Path, "write_text", refuse)
     with pytest.raises(SystemExit, match=rf"01_a.* cannot be written: {os.strerror(code)}"):
         front.main([command])
     assert path.read_bytes() == before and not [*house.rglob("*.tmp")]
