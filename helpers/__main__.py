@@ -12,8 +12,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import nbformat
@@ -21,7 +22,7 @@ import psutil
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
-from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 from nbformat.v4 import new_notebook
 
@@ -34,6 +35,8 @@ NOTEBOOKS = ROOT / "notebooks"
 BUILD = ROOT / "build"
 CELL_TIMEOUT = 1800  # seconds; a cell that hangs must not hang the class
 
+# In place of the user's: an empty matplotlibrc, no start-up file.
+DEFAULTS = {"MATPLOTLIBRC": os.devnull, "PYTHONSTARTUP": ""}
 NOT_RUN = {"minutes": 0.0, "peak_gib": 0.0, "error": "no record of a run; run it again"}
 
 
@@ -131,6 +134,7 @@ def execute(
 ) -> Execution:
     """Run a notebook in its folder, from a fresh kernel; the file is only read, nothing is raised.
 
+    The kernel starts from the defaults, whatever the user has set for IPython and matplotlib.
     `parameters` (name -> value) replace those of the parameters cell; `progress` is called before
     each cell with its position and the number of cells.
     """
@@ -152,6 +156,12 @@ def execute(
         if progress:
             progress(cell_index + 1, len(notebook.cells))
 
+    def stop_at_error(cell: NotebookNode, cell_index: int, execute_reply: dict) -> None:
+        # Figures are drawn when a cell has ended: their errors are shown, but not in the reply.
+        for output in cell.outputs:
+            if output.output_type == "error":
+                raise CellExecutionError("", output.ename, output.evalue)
+
     error, started = "", time.perf_counter()
     with peak_memory() as (watch, peak):
         client = NotebookClient(
@@ -162,12 +172,14 @@ def execute(
             record_timing=False,
             coalesce_streams=True,
             on_cell_start=note_cell,
+            on_cell_executed=stop_at_error,
         )
         client.on_notebook_start = lambda notebook: watch(client.km.provisioner.pid)
         # A backend named by the caller would take the figures out of the notebook.
         env = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
         try:
-            client.execute(env=env)
+            with TemporaryDirectory(ignore_cleanup_errors=True) as blank:
+                client.execute(env=env | DEFAULTS | {"IPYTHONDIR": blank})
         except Exception as fault:  # of a cell, of its kernel, or of what lies between
             error = explain(fault, path, notebook, at[0])
         atexit.unregister(client._cleanup_kernel)  # left there by a kernel that did not start
@@ -189,15 +201,19 @@ def explain(fault: Exception, path: Path, notebook: NotebookNode, index: int) ->
     return f"{path.name} {where}: {what}"
 
 
-def claims(number: str) -> str:
-    """Verdicts of a notebook's scorecard with their counts, the most frequent first."""
-    path = BUILD / "scorecards" / f"{number}.json"
+def scorecard(notebook: Path) -> Path:
+    """Where a notebook writes its scorecard."""
+    return BUILD / "scorecards" / f"{notebook.name[:2]}.json"
+
+
+def claims(path: Path) -> str:
+    """Verdicts of a scorecard with their counts, the most frequent first."""
     if not path.exists():
         return "no scorecard"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["claims"]
         counts = Counter(claim["verdict"] or "not judged" for claim in found)
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "a scorecard that cannot be read; run it again"
     return ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
 
@@ -209,12 +225,12 @@ def write_index() -> list[tuple[str, float, float, str]]:
     """
     rows = []
     for path in [own for own in find() if (BUILD / own.name).exists()]:
-        try:
+        notebook, run = new_notebook(), NOT_RUN
+        with suppress(ValueError, KeyError, TypeError):  # cut off, edited
             notebook = read(BUILD / path.name)
-        except ValueError:
-            notebook = new_notebook()
-        run = NOT_RUN | notebook.metadata.get("run", {})
-        outcome = run["error"] or claims(path.name[:2])
+            kept = notebook.metadata["run"]
+            run = {key: type(default)(kept[key]) for key, default in NOT_RUN.items()}
+        outcome = run["error"] or claims(scorecard(path))
         rows.append(
             {"page": path.stem, "title": title(notebook, path.stem), "outcome": outcome} | run
         )
@@ -251,10 +267,13 @@ def attempt(path: Path) -> Execution:
 def run(selection: str | None) -> int:
     """Execute notebooks into `build/`: pages, index, scorecards, a table; 1 if one failed."""
     paths = find(selection)
+    targets = [BUILD / f"{path.stem}{kind}" for path in paths for kind in (".html", ".ipynb")]
+    for target in [BUILD / "index.html", *targets, *map(scorecard, paths)]:
+        write(target)  # only tries, before minutes of work
     fetch_weights()
     failed, ran = 0, []
     for path in paths:
-        (BUILD / "scorecards" / f"{path.name[:2]}.json").unlink(missing_ok=True)
+        scorecard(path).unlink(missing_ok=True)
         notebook, seconds, peak, error = attempt(path)
         failed += bool(error)
         notebook.metadata["run"] = {"minutes": seconds / 60, "peak_gib": peak, "error": error}
@@ -273,6 +292,8 @@ def run(selection: str | None) -> int:
 def refresh(selection: str | None) -> int:
     """Re-execute notebooks in place; one that fails keeps its outputs, and the result is 1."""
     paths = find(selection)
+    for path in paths:
+        write(path)  # only tries
     fetch_weights()
     failed = 0
     for path in paths:

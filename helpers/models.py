@@ -143,6 +143,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--list", action="store_true", help="only list, fetch nothing")
     parser.add_argument("--verify", action="store_true", help="hash every file, repair if needed")
     options = parser.parse_args(arguments)
+    sys.stdout.reconfigure(errors="backslashreplace")  # the path of a cache has any characters
     try:
         if not options.list:
             prefetch(options.names or None, verify=options.verify)

@@ -11,6 +11,7 @@ import logging
 import mimetypes
 import os
 import re
+from contextlib import suppress
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from traitlets.config import Config
 from helpers.templates import source
 
 WIDGET_STATE_LIMIT = 200_000  # characters of JSON that a committed notebook may spend on widgets
+ROOM = 10_000_000  # characters, more than a page
 # A page is static: where an output holds both a widget and its picture, the picture is shown.
 STATIC_FIRST = [
     "text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex",
@@ -69,12 +71,23 @@ def in_few_colours(png: str) -> str:
     return min(base64.b64encode(small.getvalue()).decode(), png, key=len)
 
 
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write(path: Path, text: str = "") -> None:
+    """Write a file whole or not at all; without a text only try. A SystemExit says why not."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # half an emoji
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # a text may hold half an emoji
+        temporary.write_text(text or ROOM * " ", encoding="utf-8", errors="backslashreplace")
+        if path.is_dir():
+            raise IsADirectoryError(None, "it is a folder")
+        if text:
+            temporary.replace(path)
+    except OSError as fault:
+        remedy = "make room or clear the way (`make clean` deletes build/), and run it again"
+        raise SystemExit(f"{path} cannot be written: {fault.strerror}; {remedy}") from fault
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def make_inert(soup: BeautifulSoup) -> None:
@@ -130,12 +143,14 @@ def page(notebook: NotebookNode, path: Path, failure: str = "") -> str:
     soup = BeautifulSoup(
         exporter.from_notebook_node(with_alt_texts(notebook), resources=resources)[0], "html.parser"
     )
+    home = path.parent.resolve()  # outputs may hold what a model wrote, and pages are handed on
     for image in soup.select("img:not([src^='data:'])"):
-        file = path.parent / image.get("src", "")
-        if os.path.isfile(file):  # which knows addresses that are no path
-            content = base64.b64encode(file.read_bytes()).decode()
-            image["src"] = f"data:{mimetypes.guess_type(file.name)[0]};base64,{content}"
-        else:  # on the network
+        file = home / image.get("src", "")
+        kind = mimetypes.guess_type(file.name)[0] or ""
+        ours = os.path.isfile(file) and file.resolve().is_relative_to(home)  # knows what is no path
+        if ours and kind.startswith("image/"):
+            image["src"] = f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
+        else:
             image.replace_with(image.get("alt", ""))
     fold_code(soup)
     make_inert(soup)

@@ -30,7 +30,8 @@ SEQUENTIAL = "viridis"  # even steps in lightness, readable without colour
 
 
 def use_style() -> None:
-    """Set the collection's look for the figures that follow: large type, no chart junk."""
+    """Set the collection's look (large type, no chart junk) for all users alike."""
+    mpl.rcdefaults()
     mpl.rcParams.update(
         {
             "axes.prop_cycle": mpl.cycler(color=list(PALETTE.values())),

@@ -2,8 +2,10 @@
 
 import base64
 import contextlib
+import errno
 import io
 import json
+import os
 import re
 import socket
 import subprocess
@@ -24,7 +26,7 @@ from nbformat.v4 import (
 from PIL import Image
 
 from helpers import __main__ as front
-from helpers import pages
+from helpers import pages, plots
 
 PIXEL = "R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
 
@@ -202,6 +204,31 @@ def test_odd_addresses_of_pictures_give_their_text(house, address):
     assert not soup.main("img") and "a picture" in soup.main.text
 
 
+@pytest.mark.parametrize("where", ["../{}", "{root}/{}", "link.png", "link/{}", "sub/../../{}"])
+def test_only_pictures_below_the_notebooks_get_into_a_page(house, where):
+    folder, content = house / "notebooks", b"\x89PNG nobody may read this"
+    (folder / "sub").mkdir(parents=True)
+    (house / "secret.png").write_bytes(content)
+    (house / "secret").write_bytes(content)
+    (folder / "own.txt").write_bytes(content)
+    (folder / "sub" / "own.png").write_bytes(content)
+    (folder / "link.png").symlink_to(house / "secret.png")
+    (folder / "link").symlink_to(house)
+    names = [where.format(own, root=house) for own in ("secret.png", "secret")]
+    outputs = [
+        new_output("display_data", {"text/html": f"<img alt='its text' src='{own}'>"})
+        for own in (*names, "own.txt")
+    ]
+    cells = [new_markdown_cell(f"![x]({names[1]})"), new_code_cell("", outputs=outputs)]
+    page = pages.page(new_notebook(cells=cells), folder / "name.ipynb")
+    assert base64.b64encode(content).decode() not in page
+    assert page.count("its text") == 3 and not BeautifulSoup(page, "html.parser").main("img")
+    cells[0] = new_markdown_cell("![x](sub/own.png)")
+    page = pages.page(new_notebook(cells=cells), folder / "name.ipynb")
+    source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    assert BeautifulSoup(page, "html.parser").main.img["src"] == source
+
+
 def test_run_writes_pages_and_goes_on_after_an_error(house, capsys):
     first = save(house / "notebooks", "01_bad.ipynb", *bad())
     save(house / "notebooks", "02_good.ipynb", *good())
@@ -308,15 +335,18 @@ def test_any_error_can_be_printed_anywhere(house, encoding):
 
 
 def test_leftovers_in_build_do_not_stop_the_index(house):
-    names = ["01_good", "02_no_run", "03_cut", "04_card"]
+    names = ["01_good", "02_no_run", "03_cut", "04_card", "05_edited", "06_folder"]
     build = house / "build"
     (build / "scorecards").mkdir(parents=True)
     whole = {"metadata": {"run": {"minutes": 1.5, "peak_gib": 2.5, "error": ""}}}
     for name in names:
         save(house / "notebooks", f"{name}.ipynb", *good())
         settings = {} if name == "02_no_run" else whole
+        if name == "05_edited":
+            settings = {"metadata": {"run": {"minutes": "many", "peak_gib": 1, "error": ""}}}
         nbformat.write(new_notebook(cells=list(good()), **settings), build / f"{name}.ipynb")
     (build / "03_cut.ipynb").write_text('{"cells": [', encoding="utf-8")
+    (build / "scorecards" / "06.json").mkdir()
     (build / "scorecards" / "04.json").write_text('{"claims": [{"ver', encoding="utf-8")
     card = {"claims": [{"verdict": "partly"}, {"verdict": None}, {"verdict": "partly"}]}
     (build / "scorecards" / "01.json").write_text(json.dumps(card), encoding="utf-8")
@@ -325,10 +355,64 @@ def test_leftovers_in_build_do_not_stop_the_index(house):
         ("01_good", 1.5, 2.5, "2 partly, 1 not judged"),
         ("02_no_run", 0, 0, lost),
         ("03_cut", 0, 0, lost),
-        ("04_card", 1.5, 2.5, "a scorecard that cannot be read; run it again"),
+        ("04_card", 1.5, 2.5, unread := "a scorecard that cannot be read; run it again"),
+        ("05_edited", 0, 0, lost),
+        ("06_folder", 1.5, 2.5, unread),
     ]
     index = BeautifulSoup((build / "index.html").read_text(encoding="utf-8"), "html.parser")
     assert [link["href"] for link in index("a")] == [f"{name}.html" for name in names]
+
+
+def in_the_way(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("a file", encoding="utf-8")
+
+
+OBSTACLES = {
+    "build": in_the_way,
+    "build/scorecards": in_the_way,
+    "build/scorecards/01.json": Path.mkdir,
+    "build/01_a.html": Path.mkdir,
+    "build/01_a.ipynb": Path.mkdir,
+    "build/index.html": Path.mkdir,
+}
+
+
+@pytest.mark.parametrize("name", OBSTACLES)
+def test_a_damaged_build_folder_is_refused_before_anything_runs(house, monkeypatch, name):
+    save(house / "notebooks", "01_a.ipynb", *good())
+    if OBSTACLES[name] is Path.mkdir:
+        (house / name).parent.mkdir(parents=True)
+    OBSTACLES[name](house / name)
+    monkeypatch.setattr(front, "fetch_weights", lambda: pytest.fail("work has begun"))
+    with pytest.raises(SystemExit, match=r"build.* cannot be written: .*make clean"):
+        front.main(["run"])
+    assert not [*house.rglob("*.tmp")]
+
+
+@pytest.mark.parametrize("command", ["run", "notebooks"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_full_disk_or_a_folder_without_rights_is_a_sentence(house, monkeypatch, command, code):
+    path = save(house / "notebooks", "01_a.ipynb", *good())
+    before = path.read_bytes()
+
+    def refuse(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(front, "fetch_weights", lambda: pytest.fail("work has begun"))
+    with monkeypatch.context() as early:
+        early.setattr(Path, "write_text", refuse)
+        with pytest.raises(SystemExit, match=rf"cannot be written: {os.strerror(code)}"):
+            front.main([command])
+    # or while the notebooks run
+    monkeypatch.setattr(front, "fetch_weights", lambda: None)
+    monkeypatch.setattr(
+        front, "execute", lambda path, **_: front.Execution(new_notebook(), 1, 1, "")
+    )
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with pytest.raises(SystemExit, match=rf"01_a.* cannot be written: {os.strerror(code)}"):
+        front.main([command])
+    assert path.read_bytes() == before and not [*house.rglob("*.tmp")]
 
 
 def test_refusals_name_what_is_there(house):
@@ -352,6 +436,47 @@ def test_parameters_are_replaced_for_one_run(house):
     result = front.execute(path, parameters={"SEED": "a 'b'"})
     assert result.notebook.cells[1].outputs[0].text == "a 'b' 5\n"
     assert path.read_bytes() == before
+
+
+SETTINGS = {
+    "ipython/profile_default/startup/00.py": "print('of the user')",
+    "ipython/profile_default/ipython_config.py": "c.InteractiveShellApp.exec_lines = ['raise 1']",
+    "ipython/profile_default/ipython_kernel_config.py": "c.InlineBackend.figure_formats = {'svg'}",
+    "startup.py": "raise SystemExit",
+    "matplotlib/matplotlibrc": "text.usetex: True\nno.such.key: 1\nfont.size: 33",
+}
+
+
+def test_kernels_start_from_the_defaults_not_from_the_users_settings(house, monkeypatch):
+    for name, text in SETTINGS.items():
+        (house / name).parent.mkdir(parents=True, exist_ok=True)
+        (house / name).write_text(text, encoding="utf-8")
+    monkeypatch.setenv("IPYTHONDIR", str(house / "ipython"))
+    monkeypatch.setenv("PYTHONSTARTUP", str(house / "startup.py"))
+    monkeypatch.setenv("MPLCONFIGDIR", str(house / "matplotlib"))
+    monkeypatch.setenv("MATPLOTLIBRC", str(house / "matplotlib"))
+    code = "import matplotlib.pyplot as plt; plt.plot([0]); plt.rcParams['font.size']"
+    path = save(house / "notebooks", "01_a.ipynb", new_code_cell(code))
+    result = front.execute(path)
+    size, figure = result.notebook.cells[0].outputs
+    assert not result.error and "image/png" in figure.data
+    assert size.data["text/plain"] == "10.0"
+
+
+def test_the_collections_look_starts_from_the_defaults():
+    with plt.rc_context({"text.usetex": True, "axes.grid": True}):
+        plots.use_style()
+        assert not plt.rcParams["text.usetex"] and not plt.rcParams["axes.grid"]
+        assert plt.rcParams["font.size"] == 12
+
+
+def test_an_error_of_a_figure_is_an_error_of_the_run(house, capsys):
+    code = "import matplotlib.pyplot as plt\nplt.gca().set_title('$\\\\no_such_command$')"
+    save(house / "notebooks", "01_a.ipynb", new_code_cell("1"), new_code_cell(code))
+    assert front.main(["run"]) == 1
+    output = capsys.readouterr()
+    assert re.match(r"01_a\.ipynb stopped in code cell 2: \w+: .*\n$", output.err)
+    assert "stopped in code cell 2" in (house / "build" / "01_a.html").read_text(encoding="utf-8")
 
 
 def test_peak_memory_counts_the_kernel(house):

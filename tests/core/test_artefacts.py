@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from helpers import artefacts, data, editing, models
 
@@ -100,6 +101,45 @@ def test_a_damaged_artefact_is_named_with_the_command_that_makes_it(house, home,
             READERS[Path(name).suffix](there / name)
         assert f"data/{home.name}/{name}" in str(error.value)
         assert str(error.value).endswith(ENTRIES[home, name]["made_by"])
+
+
+def renamed(tensors):
+    first, *_ = tensors
+    return {own.swapcase() if own == first else own: tensors[own] for own in tensors}
+
+
+def of_no_numbers(tensors):
+    return {name: torch.full_like(own, float("nan")) for name, own in tensors.items()}
+
+
+@pytest.mark.parametrize("damage", [renamed, of_no_numbers])
+@pytest.mark.parametrize(
+    ("home", "name"),
+    [own for own in ENTRIES if own[1].endswith(".safetensors")],
+    ids=lambda own: getattr(own, "name", own),
+)
+def test_weights_that_would_still_load_are_refused(house, home, name, damage):
+    there = data.DATA / home.name
+    (there / name).parent.mkdir(parents=True)
+    (there / data.REGISTRY).write_bytes((home / data.REGISTRY).read_bytes())
+    save_file(damage(load_file(home / name)), there / name)
+    for read in (artefacts.stored_weights, data.verified):
+        with pytest.raises(ValueError, match=f"{name} was damaged or edited"):
+            read(there / name)
+
+
+@pytest.mark.parametrize("content", [b'{"a": "\xff"}', "{}".encode("utf-16")])
+def test_json_of_another_encoding_is_named(house, tmp_path, content):
+    artefacts.write(house / "numbers.json", {"a": 1})
+    (house / "numbers.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"08_eighth/numbers\.json was damaged or edited"):
+        data.read_json(house / "numbers.json")
+    (tmp_path / "mine.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"mine\.json must be saved as UTF-8"):
+        data.read_json(tmp_path / "mine.json")
+    (house / data.REGISTRY).write_bytes(content)  # the registry itself
+    with pytest.raises(ValueError, match=r"artefacts\.json must be saved as UTF-8"):
+        data.read_json(house / "numbers.json")
 
 
 @EACH_HOME

@@ -1,5 +1,7 @@
 """Models by name: what comes out of the cache, and the real ones."""
 
+import contextlib
+import io
 import json
 import re
 import shutil
@@ -238,6 +240,16 @@ def test_command_line(place, capsys):
     unplug(place[1])
     with pytest.raises(SystemExit, match="error: cannot fetch tiny"):
         models.main([])
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_console_without_the_characters_of_the_cache_is_enough(monkeypatch, tmp_path, encoding):
+    monkeypatch.setenv("TUTORIALS_CACHE", str(tmp_path / "红 é"))
+    out = io.TextIOWrapper(io.BytesIO(), encoding)
+    with contextlib.redirect_stdout(out):
+        models.main(["--list"])
+    out.seek(0)
+    assert "\\u7ea2" in out.readline()
 
 
 def test_the_list_counts_what_lies_beside(ready, capsys):
