@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from families import build, one_thread, tiny_tokenizer, token_ids  # noqa: F401
@@ -99,3 +100,20 @@ def test_the_questions_are_what_their_recipe_writes(tmp_path, monkeypatch):
     monkeypatch.setattr(items, "OUT", tmp_path / "items.json")
     items.main()
     assert (tmp_path / "items.json").read_bytes() == (HERE / "items.json").read_bytes()
+
+
+def test_the_papers_table_has_the_known_means():
+    """Checked against means that were computed apart when the picture was read."""
+    table = pd.read_csv(data.verified(HERE / "published_table.csv"))
+    wide = table.pivot(index=["family", "model", "set"], columns="disrupted", values="accuracy")
+    assert len(table) == 99 and not wide.isna().any(axis=None)
+    loss = wide["none"] - wide["massive"]
+    assert [len(own) for _, own in loss.groupby("family")] == [18, 15]
+    np.testing.assert_allclose(loss.groupby("family").mean(), [82.5, 18.8], atol=0.05)
+    relative = (loss / wide["none"]).groupby("family").mean()
+    np.testing.assert_allclose(relative, [0.91, 0.20], atol=0.005)
+    above_chance = (loss / (wide["none"] - 50)).loc["parametric"]
+    found = [above_chance.mean(), above_chance.min(), above_chance.max()]
+    np.testing.assert_allclose(found, [0.44, 0.23, 0.68], atol=0.005)
+    change = wide["non-massive"] - wide["none"]
+    np.testing.assert_allclose([change.min(), change.max()], [-1.2, 2.7], atol=1e-9)
