@@ -162,7 +162,8 @@ def bootstrap_ci(
             f"`statistic` is NaN or infinite on {bad} of {n_resamples + 1} samples; "
             "resample within `strata`, or use a statistic that every resample defines."
         )
-    return Estimate(estimate, *map(float, found.confidence_interval))
+    # sorted: between equal replicates a quantile is rounded up or down
+    return Estimate(estimate, *sorted(map(float, found.confidence_interval)))
 
 
 def paired_bootstrap(a: ArrayLike, b: ArrayLike, **options) -> Estimate:

@@ -6,7 +6,7 @@ Also the two-sample tests of `helpers.twosample`.
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats as scipy_stats
@@ -60,6 +60,7 @@ def test_proportions_as_statsmodels(hits, n, level):
 
 
 @given(SAMPLES, st.floats(-50, 50))
+@example(np.full(19, -1.9), 0.0)
 def test_bootstrap_moves_with_its_data(values, shift):
     one = bootstrap_ci(values, n_resamples=200)
     two = bootstrap_ci(values + shift, n_resamples=200)
