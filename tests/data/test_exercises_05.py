@@ -9,20 +9,8 @@ import torch
 from scipy.spatial import distance
 
 from helpers import data, twosample
-from helpers.lesson import Exercises
 
 EXERCISES = data.module("05", "exercises").EXERCISES
-
-
-@pytest.fixture
-def says(capsys):
-    """(right?, what is printed) of an answer."""
-
-    def says(id, answer, **context):
-        right = Exercises("05")(id, answer, **context)
-        return right, capsys.readouterr().out
-
-    return says
 
 
 def kind(id, number):

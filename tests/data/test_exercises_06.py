@@ -5,10 +5,10 @@ import copy
 import numpy as np
 import pytest
 import torch
+from families import one_thread  # noqa: F401
 from torch import nn
 
 from helpers import data, training, transfer
-from helpers.lesson import Exercises
 
 SEED = 10
 EXERCISES = data.module("06", "exercises").EXERCISES
@@ -16,14 +16,6 @@ WEIGHT = torch.randn(96, 80, generator=torch.Generator().manual_seed(0)) @ torch
     torch.linspace(3, 0.1, 80)
 )
 RANKS = (1, 2, 4, 8, 16, 32, 64)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -49,17 +41,6 @@ def sensitive(kept, examples):
 @pytest.fixture(scope="module")
 def delta(kept):
     return transfer.difference(kept["T1"], kept["T0"])
-
-
-@pytest.fixture
-def says(capsys):
-    """(right?, kind) of an answer."""
-
-    def says(id, answer, **context):
-        right = Exercises("06")(id, answer, **context)
-        return right, capsys.readouterr().out
-
-    return says
 
 
 def named(id, number):

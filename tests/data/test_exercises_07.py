@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from answers import fails, passes
 from scipy.stats import mannwhitneyu
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from helpers import data, vision
-from helpers.lesson import Exercises
 
 ROOM = data.module("07", "exercises")
 
@@ -46,29 +46,6 @@ def page():
         "labels": labels,
         "embedded": tokenizer.embed(tokens),
     }
-
-
-@pytest.fixture
-def says(capsys):
-    """Verdict and line of an answer."""
-    check = Exercises("07")
-
-    def ask(id, answer, **context):
-        right = check(id, answer, **context)
-        return right, capsys.readouterr().out
-
-    return ask
-
-
-def passes(says, id, answers, **context):
-    for answer in answers:
-        assert says(id, answer, **context)[0], answer
-
-
-def fails(says, id, answers, **context):
-    for answer, kind in answers:
-        right, line = says(id, answer, **context)
-        assert not right and kind in line, (answer, line)
 
 
 def test_mean_auc(says, page):
