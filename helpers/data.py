@@ -124,14 +124,14 @@ def verified(path: Path | str) -> Path:
     path = DATA / path
     home = paper_folder(path)
     if home is not None:
-        within = [file for file in registered(home) if (home / file).is_relative_to(path)]
+        entries = registered(home)
+        within = [file for file in entries if (home / file).is_relative_to(path)]
         for file in within or [path.relative_to(home).as_posix()]:
-            _compare(home, file)
+            _compare(home / file, entries.get(file))
     return path
 
 
-def _compare(home: Path, name: str) -> None:
-    path, entry = home / name, registered(home).get(name)
+def _compare(path: Path, entry: dict[str, str] | None) -> None:
     made = f"it is made by: {entry['made_by']}" if entry else f"{REGISTRY} there does not name it"
     if not path.is_file():
         raise FileNotFoundError(f"{shown(path)} is not here; {made}")
