@@ -2,7 +2,10 @@
 
     python data/04_massive_values/make_items.py
 
-Facts and sentences are ours. Runs in a second; the seed fixes passkeys and false answers.
+Facts and sentences are ours. Runs in a second; the seed fixes passkeys and false answers. Every
+task is asked in three templates, each about other subjects, so that a result can be told from the
+wording it happened to be asked in. Where several wordings were tried, the one that both models
+answer best *without any edit* was kept; no result of an edit was looked at.
 """
 
 from pathlib import Path
@@ -11,7 +14,9 @@ import numpy as np
 
 from helpers.artefacts import write
 
-SEED = 20260
+SEED = 20261
+TEMPLATES = 3
+SUBJECTS = 12  # of a list, in each template
 OUT = Path(__file__).resolve().parent / "items.json"
 
 CAPITALS = {
@@ -125,12 +130,32 @@ NEGATIVE = [
     "Stale, slow and badly made.",
     "I left the cinema before the end.",
 ]
-SHOTS = (
-    "Review: The whole thing is a disaster.\nOpinion: bad\n\n"
-    "Review: What a lovely and touching film.\nOpinion: good\n\n"
-    "Review: Fantastic from beginning to end.\nOpinion: good\n\n"
-    "Review: I regret buying the ticket.\nOpinion: bad\n\n"
-)
+# four examples each, two of either label, in three layouts
+SHOTS = [
+    [
+        ("The whole thing is a disaster.", " bad"),
+        ("What a lovely and touching film.", " good"),
+        ("Fantastic from beginning to end.", " good"),
+        ("I regret buying the ticket.", " bad"),
+    ],
+    [
+        ("Pure pleasure, I smiled all evening.", " good"),
+        ("The story makes no sense at all.", " bad"),
+        ("Nothing works in this film.", " bad"),
+        ("A treasure that deserves a prize.", " good"),
+    ],
+    [
+        ("Ugly, loud and far too long.", " bad"),
+        ("I was bored after ten minutes.", " bad"),
+        ("Warm, wise and beautifully played.", " good"),
+        ("The nicest surprise of the season.", " good"),
+    ],
+]
+LAYOUTS = [
+    "Review: {}\nOpinion:",
+    "A visitor wrote: {}\nThe visitor found the film",
+    "Text: {}\nThe film is called",
+]
 
 INVENTED = [
     "Marvania", "Ostrelia", "Quendor", "Talvania", "Brelland", "Zorvia", "Kelmora", "Drusland",
@@ -140,75 +165,139 @@ INVENTED = [
     "Kordania", "Lomeria", "Mandovia", "Norvelia", "Orlandia", "Pandovia", "Quellia", "Rundoria",
 ]  # fmt: skip
 
-GRASS = "The mill stands by the river and the fields are quiet. Birds fly over the old bridge. "
-# as long as the story of the context task, and about nothing
-FILLER = (
+# how a capital is asked for, in each template
+QUESTIONS = [
+    "The capital of {place} is",
+    "The capital city of {place} is called",
+    "Remember: the capital of {place} is",
+]
+# told in the prompt, with the words of the question
+STORIES = [
+    "In this story, the capital of {place} is {told}. Everybody in {place} travels to {told} to "
+    "see the king. ",
+    "A law was passed last week, and now the capital city of {place} is called {told}. The "
+    "parliament of {place} has moved to {told} as well. ",
+    "In our game the capital of {place} is {told}. The players of {place} begin in {told} and stay "
+    "there for a week.\n",
+]
+# told without them: neither "capital" nor the order of the names is the question's
+PARAPHRASES = [
+    "The king moved his court to {told}, and all of {place} has been ruled from there since. The "
+    "ministers live in {told} too. ",
+    "{told} is where the government sits: judges and ambassadors from every corner of {place} have "
+    "their houses in {told}. ",
+    "All laws come from {told}. No other town has a parliament, and so the people of {place} send "
+    "their letters to {told}.\n",
+]
+# as long, and about nothing
+FILLERS = [
     "It was late in the day and the train was slow. The old man read his paper, and the old man "
-    "drank his tea."
-)
+    "drank his tea. ",
+    "The shop on the corner sells bread and cheese, and on Sundays it sells cakes. A small dog "
+    "sleeps in front of the door. ",
+    "In the garden there are three old apple trees and a bench. Children who pass by look over the "
+    "wall and walk on.\n",
+]
+SYMBOL_QUESTIONS = [
+    "The chemical symbol for {} is",
+    "In the periodic table, the symbol of {} is",
+    "Question: What is the chemical symbol of {0}?\nAnswer: The symbol of {0} is",
+]
+CLOZE_OPENINGS = ["", "As everybody knows: ", "Fill in the missing word.\n"]
+
+# what surrounds a passkey, and how it is told and asked for
+HAYSTACKS = [
+    "The mill stands by the river and the fields are quiet. Birds fly over the old bridge. ",
+    "The shop opens at nine and closes at six. People come and go, and the clerk writes a list. ",
+    "Snow fell all night on the roofs. In the morning the street was white and nobody was out. ",
+]
+KEYS = [
+    (
+        "There is a number in this text. Remember the number. ",
+        "The pass key is {0}. Remember it. {0} is the pass key. ",
+        "What is the pass key? The pass key is",
+    ),
+    (
+        "A secret code is hidden below. Find it. ",
+        "The secret code is {0}. Keep it in mind: {0} is the secret code. ",
+        "Which code was hidden? The secret code is",
+    ),
+    (
+        "Read on until a door number is told. ",
+        "Our door number is {0}. Do not forget that {0} is our door number. ",
+        "Where do we live? Our door number is",
+    ),
+]
 
 
-def passkeys(rng):
-    for key in rng.integers(10_000, 99_999, size=24):
-        yield {
-            "task": "passkey",
-            "prompt": "There is a number in this text. Remember the number. "
-            + GRASS * 2
-            + f"The pass key is {key}. Remember it. {key} is the pass key. "
-            + GRASS * 3
-            + "What is the pass key? The pass key is",
-            "gold": f" {key}",
-        }
+def subjects(names, template):
+    """SUBJECTS of a list, other ones in each template as far as the list is long enough."""
+    first = template * (len(names) - SUBJECTS) // (TEMPLATES - 1)
+    return list(names)[first : first + SUBJECTS]
 
 
-def capitals(rng):
-    names = list(CAPITALS.values())
-    for i, (country, capital) in enumerate(CAPITALS.items()):
-        false, told = rng.choice([name for name in names if name != capital], 2, replace=False)
-        question = f"The capital of {country} is"
+def passkeys(rng, template):
+    opening, told, question = KEYS[template]
+    hay = HAYSTACKS[template]
+    for key in rng.integers(10_000, 99_999, size=6):
+        prompt = opening + hay * 2 + told.format(key) + hay * 3 + question
+        yield {"task": "passkey", "prompt": prompt, "gold": f" {key}"}
+
+
+def capitals(rng, template):
+    names, question = list(CAPITALS.values()), QUESTIONS[template]
+    invented = subjects(INVENTED, template)
+    for place, stranger in zip(subjects(CAPITALS, template), invented, strict=True):
+        true = CAPITALS[place]
+        false, told, meant = rng.choice([name for name in names if name != true], 3, replace=False)
         rows = {
-            "capitals": (question, capital),
-            "filler": (f"{FILLER} {question}", capital),
-            "context": (story(country, false), false),
-            "fiction": (story(INVENTED[i], told), told),
+            "capitals": (question, place, true),
+            "filler": (FILLERS[template] + question, place, true),
+            "context": (STORIES[template] + question, place, false),
+            "fiction": (STORIES[template] + question, stranger, told),
+            "paraphrase": (PARAPHRASES[template] + question, stranger, meant),
+            "conflict": (PARAPHRASES[template] + question, place, false),
         }
-        for task, (prompt, gold) in rows.items():
-            yield {"task": task, "prompt": prompt, "gold": f" {gold}", "candidates": "capitals"}
+        for task, (text, who, gold) in rows.items():
+            prompt = text.format(place=who, told=gold)
+            row = {"task": task, "prompt": prompt, "gold": f" {gold}", "candidates": "capitals"}
+            yield row | ({"memory": f" {true}"} if who == place and gold != true else {})
 
 
-def story(country, capital):
-    return (
-        f"In this story, the capital of {country} is {capital}. Everybody in {country} travels "
-        f"to {capital} to see the king. The capital of {country} is"
-    )
-
-
-def others():
-    for element, symbol in SYMBOLS.items():
-        prompt = f"The chemical symbol for {element} is"
-        yield {"task": "symbols", "prompt": prompt, "gold": f" {symbol}", "candidates": "symbols"}
-    for line in CLOZE:
+def others(template):
+    for element in subjects(SYMBOLS, template):
+        prompt = SYMBOL_QUESTIONS[template].format(element)
+        gold = f" {SYMBOLS[element]}"
+        yield {"task": "symbols", "prompt": prompt, "gold": gold, "candidates": "symbols"}
+    for line in subjects(CLOZE, template):
         prompt, *answers = line.split("|")
         choice = [f" {answer}" for answer in answers]
+        prompt = CLOZE_OPENINGS[template] + prompt
         yield {"task": "cloze", "prompt": prompt, "gold": choice[0], "candidates": choice}
+    layout, choice = LAYOUTS[template], [" good", " bad"]
+    shots = "".join(layout.format(text) + label + "\n\n" for text, label in SHOTS[template])
     for label, texts in ((" good", POSITIVE), (" bad", NEGATIVE)):
-        for text in texts:
-            prompt = f"{SHOTS}Review: {text}\nOpinion:"
-            choice = [" good", " bad"]
+        for text in texts[template * 6 : template * 6 + 8]:
+            prompt = shots + layout.format(text)
             yield {"task": "sentiment", "prompt": prompt, "gold": label, "candidates": choice}
 
 
 def main():
     rng = np.random.default_rng(SEED)
+    items = [
+        row | {"template": template}
+        for template in range(TEMPLATES)
+        for row in (*passkeys(rng, template), *capitals(rng, template), *others(template))
+    ]
     content = {
-        "about": "questions of notebook 04, written by recipes/massive_values_items.py",
+        "about": "questions of notebook 04, written by make_items.py",
         "licence": "MIT",
         "seed": SEED,
         "candidate_sets": {
             "capitals": [f" {name}" for name in CAPITALS.values()],
             "symbols": [f" {symbol}" for symbol in SYMBOLS.values()],
         },
-        "items": [*passkeys(rng), *capitals(rng), *others()],
+        "items": items,
     }
     write(OUT, content)
 

@@ -2,18 +2,16 @@
 
     python data/04_massive_values/make_numbers.py disruption smollm2-135m gemma3-270m
     python data/04_massive_values/make_numbers.py questions smollm2-135m gemma3-270m
-    python data/04_massive_values/make_numbers.py bytes
 
 `disruption` runs our own questions under every edit, `questions` the paper's yes/no sets (needs
-TUTORIALS_DATA), `bytes` trains byte-level models with and without RoPE. What is finished is kept
-in the cache folder after every step, so an interrupted run goes on where it stopped; delete that
-folder to start anew. Times are in README.md.
+TUTORIALS_DATA). What is finished is kept in the cache folder after every step, so an interrupted
+run goes on where it stopped; delete that folder to start anew. A second process that also says
+`backwards` begins at the other end. Times are in README.md.
 
 The edits are written here a second time, batched; the notebook has the slow version that is read.
 """
 
 import hashlib
-import math
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,8 +20,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
-from torch import nn
-from torch.nn import functional as F
 
 from helpers import attention, data, lm, models, stats
 from helpers.artefacts import Steps, rounded, versions, write
@@ -41,9 +37,10 @@ class Edit(NamedTuple):
 
     which: str = "top"  # top | smallest | random | energy
     k: int = 1
-    value: str | float = 0.0  # a factor, or mean | dim_mean | max | min
+    value: str | float = 0.0  # a factor, or mean | own mean
     parts: str = "qk"
     layers: str = "all"  # all | first | rest
+    tokens: str = "all"  # all | first | rest
     seed: int = 0
 
 
@@ -56,24 +53,24 @@ class Quantise(NamedTuple):
     seed: int = 0
 
 
+SCOPES = {"": "all", ", rest": "rest", ", first": "first"}
 CONDITIONS: dict[str, Edit | Quantise | None] = {
     "clean": None,
     "top1 zero": Edit(),
-    "top1 x0.75": Edit(value=0.75),
+    "top1 mean": Edit(value="mean"),
     "top1 x0.5": Edit(value=0.5),
     "top1 x0.25": Edit(value=0.25),
-    "top1 mean": Edit(value="mean"),
-    "top1 max": Edit(value="max"),
-    "top1 min": Edit(value="min"),
-    "top2 zero": Edit(k=2),
-    "top4 zero": Edit(k=4),
-    "top4 x0.5": Edit(k=4, value=0.5),
-    "top4 mean": Edit(k=4, value="mean"),
-    "top4 dim_mean": Edit(k=4, value="dim_mean"),
-    "smallest1 zero": Edit("smallest"),
-    **{f"random1 zero s{s}": Edit("random", seed=s) for s in range(3)},
+    **{f"top1 own mean{s}": Edit(value="own mean", tokens=t) for s, t in SCOPES.items()},
     **{f"energy zero s{s}": Edit("energy", seed=s) for s in range(3)},
+    "energy mean s0": Edit("energy", value="mean"),
     "energy x0.5 s0": Edit("energy", value=0.5),
+    "energy x0.25 s0": Edit("energy", value=0.25),
+    **{
+        f"energy own mean{s} s0": Edit("energy", 1, "own mean", tokens=t) for s, t in SCOPES.items()
+    },
+    "smallest1 zero": Edit("smallest"),
+    "smallest1 mean": Edit("smallest", value="mean"),
+    **{f"random1 zero s{s}": Edit("random", seed=s) for s in range(3)},
     "rest top1 zero": Edit(layers="rest"),
     "V top1 zero": Edit(parts="v"),
     "V rest top1 zero": Edit(parts="v", layers="rest"),
@@ -82,15 +79,34 @@ CONDITIONS: dict[str, Edit | Quantise | None] = {
     "4 bit plain": Quantise(),
     "4 bit top2 kept": Quantise("top"),
     **{f"4 bit random2 kept s{s}": Quantise("random", seed=s) for s in range(3)},
-    "4 bit random2 kept, scale unchanged s0": Quantise("random_in_scale"),
     "4 bit clipped": Quantise(scale="clip"),
     "4 bit smoothed": Quantise(scale="smooth"),
     "4 bit scale per dim": Quantise(scale="dim"),
-    "3 bit plain": Quantise(bits=3),
-    "3 bit top2 kept": Quantise("top", bits=3),
 }
-# the released code takes 22 of 256 dimensions of its Gemma
-WIDE = {"top22 zero": Edit(k=22), "smallest22 mean": Edit("smallest", 22, "mean")}
+# the released code takes 22 of 256 dimensions of its Gemma, and sets them to zero
+WIDE = {
+    "top22 zero": Edit(k=22),
+    "energy22 zero s0": Edit("energy", 22),
+    **{f"random22 zero s{s}": Edit("random", 22, seed=s) for s in range(3)},
+    "smallest22 mean": Edit("smallest", 22, "mean"),
+    "top22 mean": Edit(k=22, value="mean"),
+    **{f"top22 own mean{s}": Edit("top", 22, "own mean", tokens=t) for s, t in SCOPES.items()},
+    **{
+        f"energy22 own mean{s} s0": Edit("energy", 22, "own mean", tokens=t)
+        for s, t in SCOPES.items()
+    },
+    "top4 zero": Edit(k=4),
+    "energy4 zero s0": Edit("energy", 4),
+    "top8 zero": Edit(k=8),
+    "energy8 zero s0": Edit("energy", 8),
+}
+# left out where the wide edits come in: more draws of what is not decided by one dimension there
+SPARED = {
+    *(f"{kind} zero s{seed}" for kind in ("energy", "random1") for seed in (1, 2)),
+    *(f"4 bit random2 kept s{seed}" for seed in (1, 2)),
+    *("top1 x0.25", "energy x0.25 s0", "smallest1 mean"),
+    *("4 bit smoothed", "4 bit scale per dim"),
+}
 ON_QUESTIONS = ("clean", "top1 zero", "smallest1 zero", "random1 zero s0", "energy zero s0")
 
 # ------------------------------------------------------------------------------------ the edits
@@ -121,15 +137,12 @@ def random_order(seed, layer, part, shape):
 
 def replacement(x, mask, value):
     """What the chosen entries of x (B, heads, T, D) become; mask (B, heads, 1, D)."""
-    if value == "dim_mean":
-        return x.mean(2, keepdim=True)
-    if not isinstance(value, str):
-        return x * value
-    if value == "mean":
+    if value == "own mean":  # of each dimension, over the tokens after the first
+        return x[:, :, 1:].mean(2, keepdim=True)
+    if value == "mean":  # of all chosen dimensions of a head, as the released code
         count = mask.sum((2, 3), keepdim=True) * x.shape[2]
         return (x * mask).sum((2, 3), keepdim=True) / count
-    low = x.masked_fill(~mask, -math.inf if value == "max" else math.inf)
-    return low.amax((2, 3), keepdim=True) if value == "max" else low.amin((2, 3), keepdim=True)
+    return x * value
 
 
 def overwrite(x, layer, part, edit, n_prompt):
@@ -137,7 +150,9 @@ def overwrite(x, layer, part, edit, n_prompt):
     m = prompt.square().sum(2).sqrt()
     order = random_order(edit.seed, layer, part, m.shape[1:])
     mask = select(m, edit.which, edit.k, order)[:, :, None]
-    new = torch.where(mask, replacement(prompt, mask, edit.value), prompt)
+    first = torch.arange(n_prompt, device=x.device)[:, None] == 0
+    where = {"all": mask, "first": mask & first, "rest": mask & ~first}[edit.tokens]
+    new = torch.where(where, replacement(prompt, mask, edit.value), prompt)
     return torch.cat([new, x[:, :, n_prompt:]], dim=2)
 
 
@@ -203,24 +218,30 @@ def editing(model, condition):
 # ----------------------------------------------------------------------------------- disruption
 
 
+def answers(model, tokenizer, task, items, around):
+    """A letter a question: 1 right, m the truth where the prompt tells another, 0 anything else."""
+    prompts = [item.prompt for item in items]
+    if task == "sentiment":
+        odds = attention.label_logodds(model, tokenizer, prompts, " good", " bad", during=around)
+        return rounded(odds)
+    if task == "passkey":
+        golds = [item.gold for item in items]
+        table = attention.greedy_match(model, tokenizer, prompts, golds, during=around)
+        return "".join("01"[int(right)] for right in table["correct"])
+    table = attention.rank_candidates(model, tokenizer, items, during=around)
+    given = zip(items, table["correct"], table["choice"], strict=True)
+    return "".join(
+        "1" if right else "m" if choice == item.memory else "0" for item, right, choice in given
+    )
+
+
 def run_tasks(model, tokenizer, condition):
-    """For each task the items' 0/1 string; log-odds for sentiment; loss on prose."""
+    """Answers by task (log-odds for sentiment) and the loss on prose under one edit."""
     around = editing(model, condition)
-    found = {}
-    for task, items in released.task_items(ITEMS).items():
-        prompts = [item.prompt for item in items]
-        if task == "sentiment":
-            odds = attention.label_logodds(
-                model, tokenizer, prompts, " good", " bad", during=around
-            )
-            found[task] = rounded(odds)
-            continue
-        if task == "passkey":
-            golds = [item.gold for item in items]
-            table = attention.greedy_match(model, tokenizer, prompts, golds, during=around)
-        else:
-            table = attention.rank_candidates(model, tokenizer, items, during=around)
-        found[task] = "".join("01"[int(c)] for c in table["correct"])
+    found = {
+        task: answers(model, tokenizer, task, items, around)
+        for task, items in released.task_items(ITEMS).items()
+    }
     texts = data.english_prose().texts[:4]
     ids = torch.tensor([lm.encode(tokenizer, text)[:128] for text in texts])
     with around(ids.shape[1]) if around else nullcontext():
@@ -232,11 +253,12 @@ def disruption(name):
     model, tokenizer = models.load(name)
     items = hashlib.sha256(ITEMS.read_bytes()).hexdigest()
     steps = Steps(f"massive_values_disruption_{name}", items)
-    wanted = CONDITIONS | (WIDE if model.config.head_dim >= 256 else {})
-    results = {
-        label: steps.run(label, lambda c=c: run_tasks(model, tokenizer, c))
-        for label, c in wanted.items()
-    }
+    wanted = CONDITIONS
+    if model.config.head_dim >= 256:
+        wanted = {c: e for c, e in (CONDITIONS | WIDE).items() if c not in SPARED}
+    results = steps.run_all(
+        {label: lambda c=c: run_tasks(model, tokenizer, c) for label, c in wanted.items()}
+    )
     prose = data.english_prose().sha256
     head = {"model": name, "items_sha256": items, "prose_sha256": prose, **versions()}
     write(HERE / f"disruption_{name}.json", {**head, "conditions": results})
@@ -344,115 +366,9 @@ def questions(name):
     write(HERE / f"questions_{name}.json", {**head, "sets": results})
 
 
-# ---------------------------------------------------------------------------- byte-level models
-
-WIDTH, HEADS, LAYERS, LENGTH, BASE = 128, 4, 3, 128, 1e4
-
-
-class Attention(nn.Module):
-    def __init__(self, rope):
-        super().__init__()
-        self.q, self.k, self.v, self.o = (nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(4))
-        self.rope = rope
-
-    def forward(self, x):
-        q, k, v = (
-            f(x).unflatten(-1, (HEADS, -1)).transpose(1, 2) for f in (self.q, self.k, self.v)
-        )
-        if self.rope:
-            positions = torch.arange(x.shape[1])
-            q, k = (attention.apply_rope(y, positions, BASE) for y in (q, k))
-        self.seen = {"q": q.detach(), "k": k.detach(), "v": v.detach()}
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.o(out.transpose(1, 2).flatten(2))
-
-
-class Block(nn.Module):
-    def __init__(self, rope):
-        super().__init__()
-        self.norm1, self.norm2 = nn.RMSNorm(WIDTH), nn.RMSNorm(WIDTH)
-        self.attention = Attention(rope)
-        self.mlp = nn.Sequential(
-            nn.Linear(WIDTH, 4 * WIDTH), nn.SiLU(), nn.Linear(4 * WIDTH, WIDTH)
-        )
-
-    def forward(self, x):
-        x = x + self.attention(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
-
-
-class ByteModel(nn.Module):
-    def __init__(self, positions):
-        super().__init__()
-        self.embed = nn.Embedding(256, WIDTH)
-        self.places = nn.Embedding(LENGTH, WIDTH) if positions == "learned" else None
-        self.blocks = nn.ModuleList(Block(positions == "rope") for _ in range(LAYERS))
-        self.norm, self.head = nn.RMSNorm(WIDTH), nn.Linear(WIDTH, 256, bias=False)
-
-    def forward(self, ids):
-        x = self.embed(ids)
-        if self.places is not None:
-            x = x + self.places.weight[: ids.shape[1]]
-        for block in self.blocks:
-            x = block(x)
-        return self.head(self.norm(x))
-
-
-def windows(text, count, generator):
-    starts = torch.randint(0, len(text) - LENGTH - 1, (count,), generator=generator)
-    rows = torch.stack([text[s : s + LENGTH + 1] for s in starts])
-    return rows[:, :-1], rows[:, 1:]
-
-
-def byte_run(positions, seed, steps=300):
-    texts = data.english_prose().texts
-    as_bytes = [torch.tensor(list(text.encode())) for text in texts]
-    train, held_out = torch.cat(as_bytes[:-1]), as_bytes[-1]
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = ByteModel(positions)
-    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
-        x, y = windows(train, 16, generator)
-        loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    with torch.no_grad():
-        x, y = windows(held_out, 64, torch.Generator().manual_seed(1))
-        loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten()).item()
-    energy = {
-        part: [
-            attention.pair_norm(block.attention.seen[part].square().sum((0, 2)).sqrt())
-            .square()
-            .mean(0)
-            for block in model.blocks
-        ]
-        for part in "qkv"
-    }
-    shares = {part: [rounded(e / e.sum(), 5) for e in found] for part, found in energy.items()}
-    return {"loss": round(loss, 4), "pair_energy": shares}
-
-
-def byte_models():
-    steps = Steps("massive_values_bytes", [WIDTH, HEADS, LAYERS, LENGTH, BASE])
-    runs = {
-        positions: [
-            steps.run(f"{positions} seed {s}", lambda p=positions, s=s: byte_run(p, s))
-            for s in range(3)
-        ]
-        for positions in ("rope", "none", "learned")
-    }
-    about = "share of energy per rotary pair (slowest last), by layer; held-out loss in nats"
-    write(HERE / "bytes.json", {"about": about, "steps": 300, **versions(), "runs": runs})
-
-
 if __name__ == "__main__":
-    part, *names = sys.argv[1:] or ["", ""]
-    if part == "bytes":
-        byte_models()
-    elif part in ("disruption", "questions") and names:
+    part, *names = [word for word in sys.argv[1:] if word != "backwards"] or [""]
+    if part in ("disruption", "questions") and names:
         for name in names:
             {"disruption": disruption, "questions": questions}[part](name)
     else:

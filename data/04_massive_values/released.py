@@ -16,13 +16,16 @@ class Item(NamedTuple):
     """One question: the prompt, its right answer, and the answers to choose from.
 
     `candidates` is empty where the answer is to be generated. Answers begin with the space
-    that separates them from the prompt.
+    that separates them from the prompt. `template` is the wording it is asked in. Where the prompt
+    tells something false, `gold` is what it tells and `memory` what is true.
     """
 
     task: str
     prompt: str
     gold: str
     candidates: tuple[str, ...]
+    template: int
+    memory: str
 
 
 def task_items(path: Path | str) -> dict[str, list[Item]]:
@@ -48,7 +51,11 @@ def task_items(path: Path | str) -> dict[str, list[Item]]:
         text = [usable_field(record, key, str, where) for key in ("task", "prompt", "gold")]
         if choice and text[2] not in choice:
             raise ValueError(f"{where}: field 'gold' {text[2]!r} is not among its candidates")
-        tasks.setdefault(text[0], []).append(Item(*text, tuple(choice)))
+        memory = usable_field(record, "memory", str, where) if "memory" in record else ""
+        if memory and memory not in choice:
+            raise ValueError(f"{where}: field 'memory' {memory!r} is not among its candidates")
+        template = usable_field(record, "template", int, where)
+        tasks.setdefault(text[0], []).append(Item(*text, tuple(choice), template, memory))
     if not tasks:
         raise ValueError(f"{name}: field 'items' is empty")
     return tasks

@@ -13,7 +13,13 @@ from helpers.editing import records
 released_04 = data.module("04", "released")
 released_05 = data.module("05", "released")
 
-GOOD_ITEM = {"task": "t", "prompt": "2 + 2 =", "gold": " 4", "candidates": [" 4", " 5"]}
+GOOD_ITEM = {
+    "task": "t",
+    "prompt": "2 + 2 =",
+    "gold": " 4",
+    "candidates": [" 4", " 5"],
+    "template": 1,
+}
 
 
 def write_items(folder, *items, sets=None):
@@ -27,7 +33,7 @@ def test_items_are_grouped_by_task_and_named_sets_are_filled_in(tmp_path):
     path = write_items(tmp_path, GOOD_ITEM, named, sets={"digits": [" 4", " 9"]})
     tasks = released_04.task_items(path)
     assert list(tasks) == ["t", "u"]
-    assert tasks["t"] == [released_04.Item("t", "2 + 2 =", " 4", (" 4", " 5"))]
+    assert tasks["t"] == [released_04.Item("t", "2 + 2 =", " 4", (" 4", " 5"), 1, "")]
     assert tasks["u"][0].candidates == (" 4", " 9")
 
 
@@ -39,6 +45,8 @@ def test_items_are_grouped_by_task_and_named_sets_are_filled_in(tmp_path):
         ({"prompt": 3}, "field 'prompt'"),
         ({"candidates": "nowhere"}, "field 'nowhere'"),
         ({"candidates": 5}, "field 'candidates'"),
+        ({"template": "1"}, "field 'template'"),
+        ({"memory": " 7"}, "field 'memory'"),
     ],
 )
 def test_an_unusable_item_is_named_with_its_field(tmp_path, change, named):
@@ -64,17 +72,28 @@ def test_a_file_that_was_cut_off_is_named(tmp_path):
 
 def test_our_questions_are_usable():
     tasks = released_04.task_items(data.folder("04") / "items.json")
-    assert sum(len(items) for items in tasks.values()) == 290
+    assert sum(len(items) for items in tasks.values()) == 354
     for items in tasks.values():
         assert len({item.prompt for item in items}) == len(items)
         assert all(item.gold.startswith(" ") for item in items)
-    # the false capital of a story is never the true one, nor is an answer told in a filler
-    true = {item.prompt: item.gold for item in tasks["capitals"]}
-    for item in tasks["context"]:
-        question = item.prompt[item.prompt.rindex("The capital of") :]
-        assert item.gold != true[question]
-    for item in tasks["filler"]:
-        assert item.gold.strip() not in item.prompt
+        by_template = [sum(item.template == k for item in items) for k in range(3)]
+        assert len({*by_template}) == 1 and sum(by_template) == len(items)
+
+
+def test_what_is_told_is_never_true_and_twins_ask_the_same():
+    tasks = released_04.task_items(data.folder("04") / "items.json")
+    for plain, filler, told, hidden in zip(
+        *(tasks[t] for t in ("capitals", "filler", "context", "conflict")), strict=True
+    ):
+        assert plain.gold == filler.gold == told.memory == hidden.memory != told.gold
+        assert plain.memory == filler.memory == ""
+        for other in (filler, told, hidden):
+            assert other.prompt.endswith(plain.prompt) and other.template == plain.template
+        assert told.gold in told.prompt and plain.gold.strip() not in filler.prompt
+    for item in (*tasks["paraphrase"], *tasks["conflict"]):
+        told_in = item.prompt[: item.prompt.rindex("apital ")]
+        assert item.gold in told_in or item.prompt.startswith(item.gold.strip())
+        assert "capital" not in told_in[:-1]  # the question's own word is not in what is told
 
 
 @pytest.mark.weights
