@@ -53,10 +53,6 @@ CONFIGS = {
         "Gemma4TextConfig",
         _SHAPE | _ALTERNATING | _GEMMA | {"global_head_dim": 8, "num_kv_shared_layers": 0},
     ),
-    "gptj": (
-        "GPTJConfig",
-        _TOKENS | {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, "rotary_dim": 4},
-    ),
     # experts
     "mixtral": ("MixtralConfig", _SHAPE | {"num_local_experts": 4}),
     "qwen2moe": (
@@ -179,6 +175,8 @@ CONFIGS = {
             "layer_types": ["linear_attention", "full_attention"] * 2,
         },
     ),
+    # attention that goes round transformers' interface
+    "falcon": ("FalconConfig", _SHAPE),
     # others
     "bigcode": (
         "GPTBigCodeConfig",
@@ -200,7 +198,7 @@ CONFIGS = {
     ),
 }
 UNROTATED = ("smollm3", "cohere2", "exaone4")
-ROTATED_OTHERWISE = ("gemma3n", "gemma4", "gptj", "deepseek3")
+ROTATED_OTHERWISE = ("gemma3n", "gemma4", "deepseek3")
 EXPERTS = ("mixtral", "qwen2moe", "gptoss", "llama4", "deepseek3")
 HYBRIDS = (
     "jamba",

@@ -333,7 +333,7 @@ def rope_table(model: nn.Module, layer: int) -> RopeTable:
     config, name = module.config, type(model).__name__
     parameters = getattr(config, "rope_parameters", None)
     if not parameters or not _rotates(model, layer):
-        raise ValueError(f"layer {layer} of {name} has no rotary embedding")
+        raise ValueError(f"layer {layer} of {name} has no rotary embedding that is known")
     kinds = getattr(config, "layer_types", None)
     kind = kinds[layer] if kinds else None
     window = getattr(config, "sliding_window", None) or getattr(config, "attention_chunk_size", 0)
