@@ -235,6 +235,12 @@ def answers(model, tokenizer, task, items, around):
     )
 
 
+def prose_ids(tokenizer):
+    """(4, 128) tokens: the beginnings of the texts that the loss on prose is measured on."""
+    texts = data.english_prose().texts[:4]
+    return torch.tensor([lm.encode(tokenizer, text)[:128] for text in texts])
+
+
 def run_tasks(model, tokenizer, condition):
     """Answers by task (log-odds for sentiment) and the loss on prose under one edit."""
     around = editing(model, condition)
@@ -242,8 +248,7 @@ def run_tasks(model, tokenizer, condition):
         task: answers(model, tokenizer, task, items, around)
         for task, items in released.task_items(ITEMS).items()
     }
-    texts = data.english_prose().texts[:4]
-    ids = torch.tensor([lm.encode(tokenizer, text)[:128] for text in texts])
+    ids = prose_ids(tokenizer)
     with around(ids.shape[1]) if around else nullcontext():
         found["prose"] = rounded(lm.segment_nll(model, ids))
     return found

@@ -21,6 +21,8 @@ from torch import nn
 from helpers import attention, data, hooks, lm, models
 from helpers.artefacts import Steps, versions, write
 
+numbers = data.module("04", "make_numbers")
+
 HERE = Path(__file__).resolve().parent
 NAME = "smollm2-135m"
 WINDOWS, LENGTH = 32, 128  # calibration: how many windows of how many tokens
@@ -200,18 +202,12 @@ def calibration(tokenizer, seed):
 # ------------------------------------------------------------------------------------ the steps
 
 
-def prose(model, tokenizer):
-    texts = data.english_prose().texts[:4]
-    return lm.segment_nll(
-        model, torch.tensor([lm.encode(tokenizer, text)[:128] for text in texts])
-    ).mean()
-
-
 def loss_at(group, bits):
     """Loss on prose after rounding to nearest, and the relative error of the weights."""
     model, tokenizer = models.load(NAME)
     error = round_to_nearest(model, bits, group)["weight"] if group else 0.0
-    return [round(float(prose(model, tokenizer)), 4), error]
+    loss = lm.segment_nll(model, numbers.prose_ids(tokenizer)).mean()
+    return [round(float(loss), 4), error]
 
 
 def chosen(table):
@@ -241,7 +237,6 @@ def massive_kept(model, reference, ids):
 
 
 def condition(method, bits, group, seed):
-    ask = data.module("04", "make_numbers").run_tasks
     model, tokenizer = models.load(NAME)
     texts = data.english_prose().texts[:2]
     ids = torch.tensor([lm.encode(tokenizer, text)[:192] for text in texts])
@@ -252,7 +247,7 @@ def condition(method, bits, group, seed):
     elif method == "RTN":
         errors = round_to_nearest(model, bits, group)
     changes = massive_kept(model, reference, ids)
-    return {"answers": ask(model, tokenizer, None), "errors": errors | changes}
+    return {"answers": numbers.run_tasks(model, tokenizer, None), "errors": errors | changes}
 
 
 def main():
