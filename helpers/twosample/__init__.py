@@ -1,6 +1,11 @@
 """Tests of two samples of answers (notebook 05)."""
 
-from helpers.twosample.answers import Answers, choose_tokens, sample_answers  # noqa: F401
+from helpers.twosample.answers import (  # noqa: F401
+    Answers,
+    blank_names,
+    choose_tokens,
+    sample_answers,
+)
 from helpers.twosample.embedding import (  # noqa: F401
     embed_texts,
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +12,8 @@ import torch
 
 from helpers import checks, lm
 
+_PRONOUNS = r"he|she|him|his|hers?|himself|herself"
+_GENDERED = r"mrs?|ms|man|woman|male|female|gentleman|lady|guy|boy|girl|sir|madam|ma'am"
 _FIRST_GUESS = 64  # most probable tokens that are looked at before the whole vocabulary
 
 
@@ -152,3 +156,33 @@ def _continue(model, begun, n, uniform, ends, temperature, top_p) -> list[list[i
         out = model(chosen[stay][:, None], logits_to_keep=1, **lm.behind(model, cache, n + step))
         logits = out.logits[:, -1].float()
     return found
+
+
+def blank_names(texts: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Texts in which names, pronouns and gendered words have become neutral words.
+
+    What two prompts that differ in a name echo into their answers is gone; what they advise stays.
+
+    Args:
+        texts: N answers.
+        names: whole words to be replaced by "the patient", upper or lower case.
+
+    Returns:
+        N texts.
+
+    Raises:
+        ValueError: no names, or an empty one (it would match between all letters).
+        TypeError: a single text or name instead of a list.
+    """
+    texts, names = lm.as_list("texts", texts), lm.as_list("names", names)
+    if not names or not all(name.strip() for name in names):
+        raise ValueError(f"`names` needs at least one name and no empty one; got {names!r}.")
+    longest_first = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    for words, neutral in (
+        (longest_first, "the patient"),
+        (_PRONOUNS, "they"),  # one word for all: her is him and his
+        (_GENDERED, "person"),
+    ):
+        word = re.compile(rf"(?<!\w)(?:{words})(?!\w)", re.IGNORECASE)
+        texts = [word.sub(neutral, text) for text in texts]
+    return texts
