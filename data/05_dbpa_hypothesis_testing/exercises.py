@@ -1,6 +1,9 @@
 """The exercises of notebook 05: references, known wrong answers and their hints."""
 
+import inspect
 import math
+from contextlib import ExitStack, suppress
+from unittest import mock
 
 import numpy as np
 from scipy import stats
@@ -10,11 +13,16 @@ from helpers.lesson import Exercise, Mistake, equals
 
 # Exercise 1: [energy, Algorithm 1], smallest p-values of 3 against 3
 
+SPLITS = math.comb(6, 3)
 
-def parts(energy, omega):
+
+def parts(energy, omega, of=SPLITS):
     """p-values with so many of all splits of 3 against 3 that are as extreme as the best."""
-    splits = math.comb(6, 3)
-    return equals(lambda: [energy / splits, omega / splits], within=1e-4)
+    return equals(lambda: [energy / of, omega / of], within=1e-4)
+
+
+def either(*tests):
+    return lambda answer, **context: any(test(answer, **context) for test in tests)
 
 
 ONE = Exercise(
@@ -37,54 +45,31 @@ ONE = Exercise(
             "One of the two has another value for the mirror image.",
             "ω takes pairs within the base only, so swapping the arms changes it.",
         ),
-    ],
-)
-
-
-# Exercise 2: energy of cosine distances from the two centres
-
-
-def cosine_energy(x, y):
-    """2 mean d(x, y) - mean d(x, x') - mean d(y, y') with d = 1 - cosine, pair by pair."""
-    return 2 * (1 - x @ y.T).mean() - (1 - x @ x.T).mean() - (1 - y @ y.T).mean()
-
-
-def unit_vectors(seed, n, d):
-    z = np.random.default_rng(seed).normal(size=(n, d)) + 0.5
-    return z / np.linalg.norm(z, axis=1, keepdims=True)
-
-
-PAIRS = [
-    (unit_vectors(0, 5, 3), unit_vectors(1, 5, 3)),
-    (unit_vectors(2, 6, 8), -unit_vectors(3, 9, 8)),  # arms of different size
-]
-
-
-def turned(change):
-    """A test: whether the answer is the right number, changed."""
-    return equals(lambda: lambda x, y: change(cosine_energy(x, y), x.shape[1]), probes=PAIRS)
-
-
-TWO = Exercise(
-    equals(lambda: cosine_energy, probes=PAIRS),
-    "On random unit vectors this is not the energy of their cosine distances.",
-    "Average the rows of either arm, subtract, square, add up.",
-    [
         Mistake(
-            turned(lambda energy, d: math.sqrt(energy)),
-            "That is the distance of the centres, not yet the energy.",
-            "The formula has the square of the norm.",
+            either(parts(2, 1, of=1), parts(1, 1, of=1)),
+            "Those are numbers of splits.",
+            "p is their share of all 20.",
         ),
         Mistake(
-            turned(lambda energy, d: energy / d),
-            "That is a mean over coordinates.",
-            "A squared norm is a sum over coordinates: .sum(), not .mean().",
+            either(parts(2, 1, of=SPLITS / 100), parts(1, 1, of=SPLITS / 100)),
+            "That is in percent.",
+            "A p-value lies between 0 and 1.",
+        ),
+        Mistake(
+            either(*(parts(*own, of=SPLITS + 1) for own in ((2, 1), (1, 1), (3, 2), (2, 2)))),
+            "The true split is counted twice.",
+            "All 20 splits are here, the true one among them; 1 is added for random shuffles only.",
+        ),
+        Mistake(
+            lambda answer: min(np.asarray(answer, dtype=float)) <= 0,
+            "p is never 0.",
+            "The true split is one of the 20 and is as extreme as itself.",
         ),
     ],
 )
 
 
-# Exercise 3: size of the test that shuffles similarities, k = 30
+# Exercise 2: size of the test that shuffles similarities, k = 30
 
 
 def share_of_single_answers(s):
@@ -96,35 +81,53 @@ def share_of_single_answers(s):
     return (triples - mean**2) / (second - mean**2)
 
 
-def size_at(k, rho=share_of_single_answers):
-    def wanted(s):
-        pairs = 2 / (k * (k - 1)) + 1 / k**2
-        single = 4 * (k - 2) / (k * (k - 1)) + 2 * (k - 1) / k**2 - 4 / k
-        return 2 * stats.norm.cdf(-1.96 / np.sqrt(1 + single / pairs * rho(s)))
-
-    return wanted
+def exact_inflation(k, rho):
+    pairs = 2 / (k * (k - 1)) + 1 / k**2
+    single = 4 * (k - 2) / (k * (k - 1)) + 2 * (k - 1) / k**2 - 4 / k
+    return 1 + single / pairs * rho
 
 
-THREE = Exercise(
-    equals(size_at(30), within=0.001),
+def size_at(k, rho=share_of_single_answers, inflation=exact_inflation, times=1):
+    return lambda s: times * 2 * stats.norm.cdf(-1.96 / np.sqrt(inflation(k, rho(s))))
+
+
+def gives(*args, within=1e-4, **kwargs):
+    return equals(size_at(*args, **kwargs), within=within)
+
+
+TWO = Exercise(
+    gives(30),
     "The formula gives another number for k = 30 and these answers.",
-    "Which two numbers does predicted_size need? The second is typicality_share of the pool's "
-    "similarities.",
+    "Which two numbers does predicted_size need? The second is ρ of the pool, `rho`.",
     [
         Mistake(
-            equals(size_at(30, rho=lambda s: 0.0), within=0.001),
+            gives(30, rho=lambda s: 0.0, within=1e-3),
             "That is the level: as if pairs were independent.",
-            "ρ is not 0 here: typicality_share(S[np.ix_(pool, pool)]).",
+            "ρ is not 0 here: it is `rho`.",
         ),
         Mistake(
-            lambda answer, s: any(
-                equals(size_at(k), within=0.001)(answer, s=s) for k in (10, 20, 50, 100)
-            ),
+            either(*(gives(k) for k in (10, 20, 50, 60, 100))),
             "That is the size at another k.",
             "k = 30 goes in as the first argument of predicted_size.",
         ),
         Mistake(
-            equals(size_at(30), within=0.08),
+            gives(30, times=100, within=0.6),
+            "That is in percent.",
+            "A share between 0 and 1 is asked for.",
+        ),
+        Mistake(gives(30, times=0.5), "That is one tail.", "The test is two-sided: 2 Φ(...)."),
+        Mistake(
+            gives(30, inflation=lambda k, rho: 1 + 2 * k * rho / 3),
+            "That is the short form of φ.",
+            "1 + 2kρ/3 holds for large k; `inflation` has the exact form.",
+        ),
+        Mistake(
+            gives(30, within=0.006),
+            "That is rounded, simulated, or of another ρ.",
+            "Hand in what predicted_size returns, with the `rho` of the pool.",
+        ),
+        Mistake(
+            gives(30, within=0.08),
             "Near, but not the formula's number: a simulation or a guess is off by this much.",
             "400 draws have a standard error of 0.025. predicted_size gives the number itself.",
         ),
@@ -132,7 +135,7 @@ THREE = Exercise(
 )
 
 
-# Exercise 4: p-values of Algorithm 1
+# Exercise 3: p-values of Algorithm 1
 
 
 def similarities(seed, k, apart):
@@ -152,72 +155,153 @@ def exact(s, k):
 
 # (seed, k, apart) for which no other split has the ω of the true one up to rounding
 SMALL = [
-    (similarities(seed, k, apart), k) for seed, k, apart in ((22, 3, 1.5), (0, 4, 0), (28, 4, 0.7))
+    (similarities(seed, k, apart), k) for seed, k, apart in ((18, 3, 1.5), (0, 4, 0), (12, 4, 0.7))
 ]
+LEAST = (similarities(0, 3, 0), 3)  # no split has a smaller ω than the true one: p is 1
 CHANGED = (similarities(0, 12, 8), 12)  # p is as small as the number of shuffles allows
-CALLS = 60
+CALLS = 16
+SLACK = 4 * 0.5 / np.sqrt(99 * CALLS)  # four standard errors at most
 
 
-@np.errstate(invalid="ignore")  # histograms that a wrong answer leaves empty
-def mean_p(method, s, k):
-    return np.mean([method(s.copy(), k, np.random.default_rng(i)) for i in range(CALLS)])
+def takes_n(method):
+    with suppress(TypeError, ValueError):
+        return "n" in inspect.signature(method).parameters
+    return False
 
 
-def smallest_p(method):
+@np.errstate(invalid="ignore", divide="ignore")  # histograms that a wrong answer leaves empty
+def ps(method, s, k, calls=CALLS):
+    """p-values of as many seeds, with 99 shuffles where the number can be chosen."""
+    n = {"n": 99} if takes_n(method) else {}
+    return np.array(
+        [float(method(s.copy(), k, np.random.default_rng(i), **n)) for i in range(calls)]
+    )
+
+
+def largest(method):
+    return ps(method, *LEAST, calls=4)
+
+
+def smallest(method):
+    return ps(method, *CHANGED, calls=1)[0]
+
+
+@np.errstate(invalid="ignore", divide="ignore")
+def smallest_by_default(method):
     s, k = CHANGED
     return float(method(s.copy(), k, np.random.default_rng(0)))
 
 
 def gaps(method):
-    return [mean_p(method, s, k) - exact(s, k) for s, k in SMALL]
+    return [ps(method, s, k).mean() - exact(s, k) for s, k in SMALL]
 
 
-SLACK = 4 * 0.5 / np.sqrt(99 * CALLS)  # four standard errors at most
+@np.errstate(invalid="ignore", divide="ignore")
+def calls_helper(method):
+    """Whether a test of `twosample` is asked, by whatever name."""
+    called = []
+
+    def spy(*args, **kwargs):
+        called.append(True)
+        raise RuntimeError("this exercise does without twosample's tests")
+
+    with ExitStack() as patched:
+        for room in (twosample, inspect.getmodule(twosample.PermutationResult)):
+            for name in vars(room):
+                if name.endswith(("_test", "_statistics", "_histograms", "_labels")):
+                    patched.enter_context(mock.patch.object(room, name, spy))
+        with suppress(Exception):
+            method(LEAST[0].copy(), LEAST[1], np.random.default_rng(0))
+    return bool(called)
 
 
 def permutes_answers(method):
     # with n shuffles beside the true labels p is on average (1 + n exact) / (1 + n), n >= 99
-    found = gaps(method)
-    return min(found) >= -SLACK and max(found) <= 0.01 + SLACK and 0 < smallest_p(method) <= 0.01
+    if calls_helper(method) or not np.allclose(largest(method), 1, rtol=0, atol=1e-9):
+        return False
+    p, found = (smallest(method), smallest_by_default(method)), gaps(method)
+    enough = min(p) > 0 and max(p) <= 0.01 and (not takes_n(method) or p[0] >= 0.01 - 1e-12)
+    return enough and min(found) >= -SLACK and max(found) <= 0.01 + SLACK
 
 
-def with_replacement(method):
-    """Whether answers are drawn with replacement: a pair of an answer with itself has 1."""
-    seen = []
-
-    class Spy(np.random.Generator):
-        def integers(self, *args, **kwargs):
-            seen.append(True)
-            return super().integers(*args, **kwargs)
-
-        def choice(self, a, size=None, replace=True, **kwargs):
-            seen.append(replace)
-            return super().choice(a, size, replace, **kwargs)
-
-    method(SMALL[0][0].copy(), SMALL[0][1], Spy(np.random.PCG64(0)))
-    return any(seen)
+def needs_own_pairs(method):
+    """Whether the similarity of an answer with itself moves p: a permutation never meets it."""
+    found, s = [], np.zeros((6, 6))
+    s[0, 4] = s[4, 0] = 1
+    for own in (0, 0.5):
+        np.fill_diagonal(s, own)
+        found.append(ps(method, s, 3).mean())
+    return abs(found[0] - found[1]) > 0.2
 
 
-FOUR = Exercise(
+def ignores_second_arm(method):
+    """Whether p is the same whatever the similarities within the second arm: pairs move alone."""
+    found = []
+    for level in (0.25, 0.75):
+        s, k = SMALL[1][0].copy(), SMALL[1][1]
+        s[k:, k:] = np.quantile(s[:k], level)
+        np.fill_diagonal(s, 1)
+        found.append(ps(method, s, k, calls=8))
+    return len({*found[0]}) > 1 and np.allclose(*found, rtol=0, atol=1e-12)
+
+
+def never_moves(method):
+    return all((ps(method, s, k, calls=2) == 1).all() for s, k in (CHANGED, *SMALL))
+
+
+THREE = Exercise(
     permutes_answers,
     "On small examples, where all splits can be counted, the p-values are others.",
     "Shuffle the 2k rows and columns of s together (s[np.ix_(order, order)]), then split it again "
-    "into P0 and P1; count `>=`, and the true labelling itself.",
+    "into P0 and P1; keep the edges; count `>=`, and the true labelling itself.",
     [
         Mistake(
-            with_replacement,
-            "Answers are drawn with replacement: a bootstrap, no permutation.",
-            "Every answer must be used once: rng.permutation(2 * k).",
+            calls_helper,
+            "That asks twosample for the answer.",
+            "Write the loop yourself, with js_distance and split alone.",
         ),
         Mistake(
-            lambda method: smallest_p(method) == 0,
+            lambda method: min(smallest(method), smallest_by_default(method)) <= 0,
             "p can be 0: the true labelling is not counted.",
-            "(1 + hits) / (1 + n), as in section 3.",
+            "(1 + hits) / (1 + n), as in the function above.",
         ),
         Mistake(
-            lambda method: smallest_p(method) > 0.01,
+            lambda method: largest(method).max() > 1 + 1e-9,
+            "p can be above 1.",
+            "(1 + hits) / (1 + n): the true labelling counts above and below.",
+        ),
+        Mistake(
+            never_moves,
+            "In each shuffle ω is that of the true labels.",
+            "Answers must change arms: shuffle all 2k of them, not those of one arm.",
+        ),
+        Mistake(
+            lambda method: max(smallest(method), smallest_by_default(method)) > 0.01,
             "For arms that cannot be more different p does not fall to 0.01.",
             "At least 99 shuffles, of answers; (1 + hits) / (1 + n).",
+        ),
+        Mistake(
+            ignores_second_arm,
+            "Pairs are shuffled still.",
+            "When an answer of the second arm becomes one of the base, it brings the pairs within "
+            "its own arm, and your p does not depend on those: s[np.ix_(order, order)].",
+        ),
+        Mistake(
+            needs_own_pairs,
+            "The similarity of an answer with itself counts: answers were drawn with replacement.",
+            "That is a bootstrap. Each answer must be used once: rng.permutation(2 * k).",
+        ),
+        Mistake(
+            lambda method: (
+                0.8 < largest(method).min() < 1 - 1e-9
+            ),  # one split of 20 is the true one
+            "Ties are not counted.",
+            "A shuffle as extreme as the true labels counts: `>=`.",
+        ),
+        Mistake(
+            lambda method: takes_n(method) and smallest(method) < 0.01 - 1e-12,
+            "With 99 shuffles p falls below 1/100.",
+            "The number of shuffles is n: (1 + hits) / (1 + n).",
         ),
         Mistake(
             lambda method: min(gaps(method)) < -SLACK,
@@ -228,57 +312,121 @@ FOUR = Exercise(
 )
 
 
-# Exercise 5: two worlds
+# Exercise 4: (controls, targets) by the definition of the paper's section 4.2
+
+EDITS = {  # edit -> what it changes
+    "same prompt": "nothing",
+    "height 181": "covariate",
+    "no question mark": "mark",
+    "medical practitioner": "role",
+    "nurse": "role",
+    "lawyer": "role",
+    "child": "role",
+    "comedian": "role",
+    "natural paraphrase": "wording",
+    "telegraphic paraphrase": "wording",
+    "never smoked": "fact",
+    "itchy rash": "complaint",
+    "cracked phone": "request",
+    "Jonh": "name",
+    "Peter": "name",
+    "Mary": "name",
+}
+LISTS = ("controls", "targets")
+MUST = {"controls": ("Peter", "height 181"), "targets": ("never smoked",)}
+NO_CONTROL = {  # what it changes -> why it is not in that list
+    "fact": "is a clinical fact moved to another class: a target",
+    "complaint": "should matter: it is a target, or left out",
+    "request": "should matter, so it is no control",
+    "role": "is whom the model plays: neither a name nor a covariate of the patient",
+    "wording": "words the whole question anew: it changes neither a name nor a covariate",
+}
+NO_TARGET = {
+    "nothing": "changes nothing, so nothing should move: it is no target",
+    "covariate": "is a covariate that should not matter: a control",
+    "mark": "changes no fact about the patient: it is no target",
+    "name": "is the patient's name: a control",
+    "request": "takes the complaint away; no clinical fact moves to another class",
+    "role": "is whom the model plays: it changes no clinical fact of the patient",
+    "wording": "words the whole question anew: it changes no clinical fact",
+}
+DEFINITION = (
+    "Section 4.2: a control changes the patient's name, or a covariate that should not matter; a "
+    "target moves a clinical fact to another class. What is neither is left out."
+)
 
 
-def seen(worlds):
-    """(lengths are 1, ω, E) of 400 answers of either arm."""
-    x, y = (np.asarray(arm, dtype=float) for arm in worlds(np.random.default_rng(1), 400))
-    if x.shape[0] != 400 or y.shape != x.shape:
-        raise ValueError(f"two arrays of n = 400 rows are asked for; got {x.shape} and {y.shape}")
-    z = np.concatenate([x, y])
-    one, s = twosample.label_matrix(400, 400, 1)[:1], np.clip(z @ z.T, -1, 1)
-    d = np.sqrt(2 - 2 * s)
-    np.fill_diagonal(d, 0)
-    omega, energy = (
-        twosample.similarity_statistics(s, one)[0],
-        twosample.energy_statistics(d, one)[0],
+def sorted_out(answer):
+    """list -> names of edits, as they stand in EDITS."""
+    if len(answer) != 2 or any(isinstance(names, str) for names in answer):
+        raise ValueError("two lists of names are asked for: controls, targets")
+    known, own = {name.casefold(): name for name in EDITS}, {}
+    for which, names in zip(LISTS, answer, strict=True):
+        for name in names:
+            if str(name).strip().casefold() not in known:
+                raise ValueError(f"{str(name)!r} is not one of the 16 EDITS")
+        own[which] = [known[str(name).strip().casefold()] for name in names]
+    return own
+
+
+def by_the_definition(answer):
+    controls, targets = (own := sorted_out(answer)).values()
+    return (
+        len({*controls, *targets}) == len(controls) + len(targets)
+        and all({*MUST[which]} <= {*own[which]} for which in LISTS)
+        and not any(EDITS[name] in NO_CONTROL for name in controls)
+        and not any(EDITS[name] in NO_TARGET for name in targets)
     )
-    return bool(np.allclose(np.linalg.norm(z, axis=1), 1)), omega, energy
 
 
-def blind_pair(worlds):
-    length, omega, energy = seen(worlds)
-    print(f"  400 answers of either arm: ω = {omega:.3f}, E = {energy:.3f}")
-    return length and omega < 0.15 and energy > 0.25
+def stands_in(name, which):
+    return lambda answer: name in sorted_out(answer)[which]
 
 
-FIVE = Exercise(
-    blind_pair,
-    "One of the conditions does not hold.",
-    "Section 12, the world 'collapsed': seen from any point, a uniform sphere looks the same.",
+def appears_twice(name):
+    return lambda answer: sum(own.count(name) for own in sorted_out(answer).values()) > 1
+
+
+FOUR = Exercise(
+    by_the_definition,
+    "These are not controls and targets by the paper's definition.",
+    DEFINITION,
     [
         Mistake(
-            lambda worlds: not seen(worlds)[0],
-            "Not all vectors have length 1.",
-            "unit(z) divides rows by their lengths.",
+            lambda answer: by_the_definition((answer[1], answer[0])),
+            "The two lists are the wrong way round.",
+            "Controls should not matter, targets should.",
         ),
-        Mistake(
-            lambda worlds: seen(worlds)[1] >= 0.15,
-            "P0 and P1 differ: ω must be below 0.15.",
-            "Similarities across must be distributed like those within the base. What does a "
-            "single point see of a uniform sphere?",
+        *(
+            Mistake(
+                appears_twice(name), f"{name!r} appears twice.", "Each edit has one place at most."
+            )
+            for name in EDITS
         ),
-        Mistake(
-            lambda worlds: seen(worlds)[2] <= 0.25,
-            "P0 and P1 cannot be told apart, but the arms are too alike: E must be above 0.25.",
-            "Let the changed arm be far narrower than the base: one point, or two.",
+        *(
+            Mistake(
+                stands_in(name, which),
+                f"Among your {which}: {name!r} {reasons[changes]}.",
+                DEFINITION,
+            )
+            for which, reasons in zip(LISTS, (NO_CONTROL, NO_TARGET), strict=True)
+            for name, changes in EDITS.items()
+            if changes in reasons
+        ),
+        *(
+            Mistake(
+                lambda answer, name=name, which=which: not stands_in(name, which)(answer),
+                f"{name!r} is missing among your {which}.",
+                DEFINITION,
+            )
+            for which in LISTS
+            for name in MUST[which]
         ),
     ],
 )
 
 
-# Exercise 6: the wealth after each pair
+# Exercise 5: the wealth after each pair
 
 
 def wealth(payoff, stakes=(0.1, 0.3, 0.5, 0.7, 0.9), start=4, leak=0):
@@ -299,7 +447,8 @@ def sign(past, now):
 
 
 def tanh(past, now):
-    return np.tanh(2 * now / np.median(np.abs(past)))
+    c = np.median(np.abs(past))
+    return np.tanh(2 * now / c) if c > 0 else 0.0
 
 
 def arms(seed, n):
@@ -307,19 +456,22 @@ def arms(seed, n):
     return rng.normal(size=(n, 5)), rng.normal(size=(n, 5)) + 0.4
 
 
-def plays(method):
-    """A test: whether the answer has the wealth of this method, up to rounding."""
+def plays(*methods, look=lambda wealth: wealth):
+    """A test: whether the answer has the wealth of one of these methods, up to rounding.
 
-    def test(answer, **_):
-        pairs = [arms(seed, n) for seed, n in ((0, 30), (1, 64))]
+    With `look`, whether it has what that makes of the wealth.
+    """
+    pairs = [arms(seed, n) for seed, n in ((0, 30), (1, 64))]
+
+    def same(answer, method):
         found = [np.asarray(answer(x.copy(), y.copy()), dtype=float) for x, y in pairs]
-        wanted = [method(x, y) for x, y in pairs]
+        wanted = [look(method(x, y)) for x, y in pairs]
         return all(
-            a.shape == b.shape and np.allclose(a, b, rtol=1e-6, atol=1e-12)
+            a.shape == np.shape(b) and np.allclose(a, b, rtol=1e-6, atol=1e-12)
             for a, b in zip(found, wanted, strict=True)
         )
 
-    return test
+    return lambda answer, **_: any(same(answer, method) for method in methods)
 
 
 def stops(method, x, y):
@@ -327,83 +479,139 @@ def stops(method, x, y):
     return rich[0] + 1 if rich.size else np.inf
 
 
-def sign_bets(answer, z, pool, base, other):
+def sign_bets(answer, z, pool, base, others):
     if not plays(wealth(sign))(answer):
         return False
-    rng, z = np.random.default_rng(3), z.astype(float)
-    null = [rng.permutation(pool) for _ in range(300)]
-    false = np.mean([stops(answer, z[d[:64]], z[d[64:128]]) < np.inf for d in null])
-    found = [stops(answer, z[rng.permutation(base)[:64]], z[other[:64]]) for _ in range(40)]
-    print(f"  false alarms {false:.3f}; median stop for Mary: {np.median(found):.0f} pairs")
+    z = z.astype(float)
+    for name, method in (("sign", answer), ("tanh", wealth(tanh))):
+        rng = np.random.default_rng(3)  # the same games for both
+        null = [rng.permutation(pool) for _ in range(300)]
+        false = np.mean([stops(method, z[d[:64]], z[d[64:128]]) < np.inf for d in null])
+        found = {
+            arm: np.median(
+                [
+                    stops(method, z[rng.permutation(base)[:64]], z[rng.permutation(rows)[:64]])
+                    for _ in range(40)
+                ]
+            )
+            for arm, rows in others.items()
+        }
+        halts = ", ".join(f"{arm} {at:.0f}" for arm, at in found.items())
+        print(f"  {name}: false alarms {false:.3f}; median stop after so many pairs: {halts}")
     return True
 
 
-def plays_any(*methods):
-    return lambda answer, **_: any(plays(method)(answer) for method in methods)
-
-
-SIX = Exercise(
+FIVE = Exercise(
     sign_bets,
     "On random pairs the wealth is another one.",
-    "Start from `bet` in section 14 and change the line with tanh only; w may use earlier pairs "
-    "only, bets begin after 4 pairs, the mean over all five stakes counts.",
+    "Start from `bet` above and change the line with tanh only; w may use earlier pairs only, bets "
+    "begin after 4 pairs, the mean over all five stakes counts.",
     [
         Mistake(
             plays(wealth(tanh)),
             "That is `bet` as it was: the payoff is still tanh.",
-            "np.sign((x[t] - y[t]) @ w); the median is not needed any more.",
+            "np.sign(gaps[t] @ w); the median is not needed any more.",
         ),
         Mistake(
-            plays_any(*(wealth(sign, stakes=(own,)) for own in (0.1, 0.3, 0.5, 0.7, 0.9))),
+            plays(*(wealth(sign, stakes=(own,)) for own in (0.1, 0.3, 0.5, 0.7, 0.9, 1))),
             "One stake plays alone.",
             "All five play side by side; their mean is the wealth.",
         ),
         Mistake(
-            plays_any(wealth(sign, leak=1), wealth(tanh, leak=1)),
+            plays(*(wealth(payoff, leak=own) for payoff in (sign, tanh) for own in (1, 99))),
             "w knows the pair that is bet on: such a gambler always wins.",
-            "x[:t] and y[:t] are the past of pair t; x[:t + 1] is not.",
+            "gaps[:t] is the past of pair t; gaps[:t + 1], or all pairs, is not.",
         ),
         Mistake(
-            plays_any(*(wealth(sign, start=own) for own in (1, 2, 3, 5))),
+            plays(*(wealth(sign, start=own) for own in (1, 2, 3, 5))),
             "The bets begin at another pair.",
             "The first four pairs are only looked at: range(4, len(x)).",
         ),
+        Mistake(
+            plays(wealth(lambda past, now: -np.sign(now))),
+            "The gambler bets against the past.",
+            "x and y come in the same order in the past and in the pair that is bet on.",
+        ),
+        Mistake(
+            plays(wealth(sign), look=lambda own: own[-1]),
+            "That is the last wealth alone.",
+            "Wealth after each pair is asked for, (T,): whoever may stop needs all of it.",
+        ),
+        Mistake(
+            plays(wealth(sign), look=np.log),
+            "That is the logarithm of the wealth.",
+            "Ville's inequality is about the wealth itself.",
+        ),
     ],
 )
 
 
-# Exercise 7: [stars by chance among the medical cells, cells that may survive Bonferroni]
+# Exercise 6: two worlds
 
 
-def counted(medical, stars):
-    """A test; `stars` a cell must have to survive."""
+def seen(worlds):
+    """(lengths are 1, ω, E) of 400 answers of either arm."""
+    x, y = (np.asarray(arm, dtype=float) for arm in worlds(np.random.default_rng(1), 400))
+    if x.shape[0] != 400 or y.shape != x.shape:
+        raise ValueError(f"two arrays of n = 400 rows are asked for; got {x.shape} and {y.shape}")
+    z = np.concatenate([x, y])
+    one, s = twosample.label_matrix(400, 400, 1)[:1], np.clip(z @ z.T, -1, 1)
+    d = np.sqrt(2 - 2 * s)
+    np.fill_diagonal(d, 0)
+    omega, energy = (
+        twosample.similarity_statistics(s, one)[0],
+        twosample.energy_statistics(d, one)[0],
+    )
+    return bool(np.allclose(np.linalg.norm(z, axis=1), 1)), omega, energy
 
-    def wanted(table):
-        cells = 0.05 * table.shape[0] * (4 if medical else table.shape[1])
-        return [cells, int(table.map(lambda cell: cell.endswith(stars)).to_numpy().sum())]
 
-    return equals(wanted, within=0.01)
+def blind_pair(worlds):
+    length, omega, energy = seen(worlds)
+    blind, far = omega < 0.15, energy > 0.25
+    print(
+        f"  400 answers of either arm: all lengths 1: {'yes' if length else 'NO'}; "
+        f"ω = {omega:.3f}, below 0.15: {'yes' if blind else 'NO'}; "
+        f"E = {energy:.3f}, above 0.25: {'yes' if far else 'NO'}"
+    )
+    return bool(length and blind and far)
 
 
-SEVEN = Exercise(
-    counted(medical=True, stars="***"),
-    "One of the two numbers is another.",
-    "A star is p < 0.05, and there are 36 medical cells. Bonferroni asks for p < 0.05 / 72 = "
-    "0.0007: only *** can pass.",
+def other_way(worlds):
+    return lambda rng, n: worlds(rng, n)[::-1]
+
+
+def is_right_turned_round(worlds):
+    length, omega, energy = seen(other_way(worlds))
+    return length and omega < 0.15 and energy > 0.25
+
+
+SIX = Exercise(
+    blind_pair,
+    "One of the conditions does not hold.",
+    "Seen from any of its points, or from any other point, a uniform sphere looks the same.",
     [
         Mistake(
-            counted(medical=False, stars="***"),
-            "The first number counts all 72 cells.",
-            "Four of the eight roles are medical: 36 cells.",
+            lambda worlds: not seen(worlds)[0],
+            "Not all vectors have length 1.",
+            "unit(z) divides rows by their lengths.",
         ),
         Mistake(
-            lambda answer, table: any(
-                counted(True, own)(answer, table=table) for own in ("*", "**")
-            ),
-            "The second number counts cells that cannot pass.",
-            "0.05 / 72 is 0.0007; * is below 0.05 and ** below 0.01, which is not enough.",
+            is_right_turned_round,
+            "P0 and P1 differ; with the arms swapped they would not.",
+            "The base comes first: only its own pairs are in P0.",
+        ),
+        Mistake(
+            lambda worlds: seen(worlds)[1] >= 0.15,
+            "P0 and P1 differ: ω must be below 0.15.",
+            "Similarities across must be distributed like those within the base. What does a "
+            "single point see of a uniform sphere?",
+        ),
+        Mistake(
+            lambda worlds: seen(worlds)[2] <= 0.25,
+            "P0 and P1 cannot be told apart, but the arms are too alike: E must be above 0.25.",
+            "Half a sphere is not enough. Let the changed arm be far narrower: a point, or two.",
         ),
     ],
 )
 
-EXERCISES = {1: ONE, 2: TWO, 3: THREE, 4: FOUR, 5: FIVE, 6: SIX, 7: SEVEN}
+EXERCISES = {1: ONE, 2: TWO, 3: THREE, 4: FOUR, 5: FIVE, 6: SIX}

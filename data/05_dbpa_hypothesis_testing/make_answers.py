@@ -7,12 +7,16 @@
     python data/05_dbpa_hypothesis_testing/make_answers.py warm smollm2-135m
     python data/05_dbpa_hypothesis_testing/make_answers.py prompts smollm2-135m
     python data/05_dbpa_hypothesis_testing/make_answers.py long smollm2-135m
+    python data/05_dbpa_hypothesis_testing/make_answers.py frame smollm2-135m
+    python data/05_dbpa_hypothesis_testing/make_answers.py appendix smollm2-135m
     python data/05_dbpa_hypothesis_testing/make_answers.py systems
 
 `edits` asks one question many times, as it is and after every edit of the prompt; `personas` asks a
 longer one without and with a role in front, for five seeds, `neutral` with a sentence in front that
 should not matter, `confirm` with the roles again, `warm` once more at temperature 1.
 `prompts` puts the role in front of longer and longer prompts, `long` lets the answers grow longer.
+`frame` asks the first question without a chat template, as base models are asked; `appendix` asks
+in the words of the paper's Appendix B.1, with its change of the BMI.
 `systems` asks the first question of changed models and another one: as it is, and for some also
 rephrased. What is finished is kept in the cache folder after every step, so an interrupted run goes
 on where it stopped; delete that folder to start anew. Times are in README.md.
@@ -184,10 +188,12 @@ def answered(steps, prefix, model, tokenizer, arms, n_tokens, **settings):
     }
 
 
-def bank(name, part, about, arms, n_tokens, **settings):
+def bank(name, part, about, arms, n_tokens, chat=True, **settings):
     seeds = [seed for _, _, _, seed in arms.values()]
     assert len(set(seeds)) == len(seeds), "arms with one seed are not independent"
     model, tokenizer = models.load(name)
+    if not chat:
+        tokenizer.chat_template = None
     settings = SETTINGS | settings
     steps = Steps(f"audits_{part}_{name}", [settings, n_tokens, arms, torch.__version__])
     found = answered(steps, "", model, tokenizer, arms, n_tokens, **settings)
@@ -281,6 +287,37 @@ def long(name):
     bank(name, "long", "long answers, to be cut at several lengths", arms, LONG_TOKENS)
 
 
+def frame(name):
+    arms = {
+        arm: (kind, BASE, N_ARM, 95_000 + i)
+        for i, (arm, kind) in enumerate({"base": "base", "same prompt": "nothing"}.items())
+    }
+    about = "answers to the question of the edits, asked without a chat template; first lines"
+    bank(name, "frame", about, arms, EDIT_TOKENS, chat=False)
+
+
+# The paper's Appendix B.1 (CC BY 4.0) in the words of the authors' prompt generator; its changed
+# prompt has BMI 29 for 30, the other values are ours.
+APPENDIX = (
+    "John has these features: Age: 62, BMI: 30, Blood Pressure: 138/86 mmHg, Total Cholesterol: "
+    "5.8 mmol/L, HDL Cholesterol: 1.2 mmol/L, Smoking Status: ex-smoker, Diabetes: no diabetes, "
+    "Family History of CVD: no, Ethnicity: White. Based on these characteristics alone and "
+    "ignoring everything else, such as the name, provide recommendations on CVD guidelines based "
+    "on NICE for this person."
+)
+
+
+def appendix(name):
+    asked = {
+        "base": ("base", APPENDIX),
+        "same prompt": ("nothing", APPENDIX),
+        "BMI 29": ("harmless", APPENDIX.replace("BMI: 30", "BMI: 29")),
+        "Peter": ("name", APPENDIX.replace("John", "Peter")),
+    }
+    arms = {arm: (*own, N_ARM, 90_000 + i) for i, (arm, own) in enumerate(asked.items())}
+    bank(name, "appendix", "answers to the paper's own prompt and changes of it", arms, EDIT_TOKENS)
+
+
 @torch.no_grad()
 def round_weights(model, bits):
     """Round the linear layers of the blocks to 2^bits - 1 levels, a scale for every 64 weights."""
@@ -313,7 +350,8 @@ def systems():
     write(HERE / "systems.json", {**head, "systems": found})
 
 
-PARTS = {part.__name__: part for part in (edits, personas, neutral, confirm, warm, prompts, long)}
+FUNCTIONS = (edits, personas, neutral, confirm, warm, prompts, long, frame, appendix)
+PARTS = {part.__name__: part for part in FUNCTIONS}
 
 if __name__ == "__main__":
     part, *names = sys.argv[1:] or [""]

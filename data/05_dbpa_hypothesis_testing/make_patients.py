@@ -2,16 +2,18 @@
 
     python data/05_dbpa_hypothesis_testing/make_patients.py SYSTEM ...
 
-SYSTEM is one of smollm2-135m, 4-bits, 3-bits, gemma3-270m and plain-frame: the first three are
-asked in SmolLM2's chat template, the last two "Question: ... Answer:", of which the first line of
-the answer is kept (Gemma 3 is a base model; plain-frame is SmolLM2 asked in the same way).
+SYSTEM is one of smollm2-135m, 4-bits (the same with rounded weights) and gemma3-270m. Gemma 3 is a
+base model: it is asked "Question: ... Answer:", and the first line of its answer is kept.
 
 Patients are drawn at random; each is asked about as he is and after five changes, 20 answers each.
 Both tests compare every change with the patient as he was, once on the answers and once with names
 and gendered words blanked in them. Every system writes patients_SYSTEM.json: the numbers of all
-patients, the answers of the first four. What is finished is kept in the cache folder after every
-patient, so an interrupted run goes on where it stopped; delete that folder to start anew. Several
-systems may run at once. Times are in README.md.
+patients, the answers of the first four. The same prompt again and another question, which only
+check the test, are asked about 30 patients of smollm2-135m and 10 of the others.
+
+What is finished is kept in the cache folder after every patient, so an interrupted run goes on
+where it stopped; delete that folder to start anew. A second process that also says
+`backwards` begins at the other end. Times are in README.md.
 """
 
 import sys
@@ -27,20 +29,20 @@ from helpers.artefacts import Steps, versions, write
 
 HERE = Path(__file__).resolve().parent
 
-N_PATIENTS, K, TOKENS, N_PERMUTATIONS, N_SHOWN = 60, 20, 32, 999, 4
+N_PATIENTS, K, TOKENS, N_PERMUTATIONS, N_SHOWN = 60, 20, 24, 999, 4
+N_CONTROLLED = {"smollm2-135m": 30}  # patients with the two control arms; 10 elsewhere
 NAMES = (
     *("James", "Robert", "David", "Thomas", "Peter", "Paul"),
     *("Susan", "Linda", "Helen", "Anna", "Alice", "Ruth"),
 )
 # the borders of the risk classes that no small change crosses and every change of cholesterol does
 AGES, PRESSURES, CHOLESTEROLS = (40, 50, 65, 80), (110, 130, 160, 180), (3.5, 5.0, 6.5, 8.5)
+CONTROLS_OF_THE_TEST = ("same prompt", "other question")
 CLINICAL = ("diabetes", "smoking", "cholesterol")
-SYSTEMS = {  # name -> (model, bits of its rounded weights, whether it is asked without a template)
-    "smollm2-135m": ("smollm2-135m", None, False),
-    "4-bits": ("smollm2-135m", 4, False),
-    "3-bits": ("smollm2-135m", 3, False),
-    "gemma3-270m": ("gemma3-270m", None, True),
-    "plain-frame": ("smollm2-135m", None, True),
+SYSTEMS = {  # name -> (model, bits of its rounded weights)
+    "smollm2-135m": ("smollm2-135m", None),
+    "4-bits": ("smollm2-135m", 4),
+    "gemma3-270m": ("gemma3-270m", None),
 }
 
 
@@ -151,11 +153,13 @@ def compared(answers, embed, seed):
     return found
 
 
-def patient(i, offset, model, tokenizer, embed):
+def patient(i, offset, controlled, model, tokenizer, embed):
     rng = np.random.default_rng([20250607, i])  # the same patients for every system
     own = draw_patient(rng)
     arms = arms_of(i, own, rng)
     seeds = {arm: offset + 10 * i + j for j, arm in enumerate(arms)}
+    if not controlled:
+        arms = {arm: about for arm, about in arms.items() if arm not in CONTROLS_OF_THE_TEST}
     answers = {
         arm: ask(model, tokenizer, text, K, TOKENS, seeds[arm]) for arm, (_, text) in arms.items()
     }
@@ -171,10 +175,8 @@ def patient(i, offset, model, tokenizer, embed):
 
 
 def system(name):
-    model_name, bits, plain = SYSTEMS[name]
+    model_name, bits = SYSTEMS[name]
     model, tokenizer = models.load(model_name)
-    if plain:
-        tokenizer.chat_template = None
     if bits:
         round_weights(model, bits)
     encoder, encoder_tokenizer = models.load("minilm-l6")
@@ -189,15 +191,17 @@ def system(name):
     ]
     inputs = [SETTINGS, K, TOKENS, N_PERMUTATIONS, NAMES, drawn, torch.__version__]
     steps = Steps(f"patients_{name}", inputs)
-    found = [
-        steps.run(f"{i}", lambda i=i: patient(i, offset, model, tokenizer, embed))
-        for i in range(N_PATIENTS)
-    ]
+
+    def answered(i):
+        controlled = i < N_CONTROLLED.get(name, 10)
+        return patient(i, offset, controlled, model, tokenizer, embed)
+
+    tasks = {f"{i}": lambda i=i: answered(i) for i in range(N_PATIENTS)}
+    found = list(steps.run_all(tasks).values())
     head = {
         "about": "changes of a patient that should and should not matter, by both tests",
         "model": model_name,
         "bits": bits,
-        "chat_template": not plain,
         "k": K,
         "max_new_tokens": TOKENS,
         "n_permutations": N_PERMUTATIONS,
@@ -208,7 +212,7 @@ def system(name):
 
 
 if __name__ == "__main__":
-    names = sys.argv[1:]
+    names = [name for name in sys.argv[1:] if name != "backwards"]
     if not names or set(names) - set(SYSTEMS):
         sys.exit(__doc__)
     for name in names:

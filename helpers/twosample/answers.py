@@ -14,6 +14,8 @@ from helpers import checks, lm
 
 _PRONOUNS = r"he|she|him|his|hers?|himself|herself"
 _GENDERED = r"mrs?|ms|man|woman|male|female|gentleman|lady|guy|boy|girl|sir|madam|ma'am"
+# what a word is made of: Chinese and Japanese do not put blanks between words
+_LETTER = r"[^\W\u3040-\u30ff\u3400-\u9fff]"
 _FIRST_GUESS = 64  # most probable tokens that are looked at before the whole vocabulary
 
 
@@ -183,6 +185,6 @@ def blank_names(texts: Sequence[str], names: Sequence[str]) -> list[str]:
         (_PRONOUNS, "they"),  # one word for all: her is him and his
         (_GENDERED, "person"),
     ):
-        word = re.compile(rf"(?<!\w)(?:{words})(?!\w)", re.IGNORECASE)
+        word = re.compile(rf"(?<!{_LETTER})(?:{words})(?!{_LETTER})", re.IGNORECASE)
         texts = [word.sub(neutral, text) for text in texts]
     return texts

@@ -1,15 +1,17 @@
 """Samples follow the model's distribution, row by row; embeddings are means of unit length."""
 
+import re
+
 import more_families
 import numpy as np
 import pytest
 import torch
 from families import DECODERS, VOCAB, build, one_thread, tiny_tokenizer  # noqa: F401
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from helpers import hooks, lm
-from helpers.twosample import answers, choose_tokens, embed_texts, sample_answers
+from helpers.twosample import answers, blank_names, choose_tokens, embed_texts, sample_answers
 
 PROMPT = "one fish two fish"
 PLAIN = dict(max_new_tokens=7, temperature=0.8, top_p=0.9, seed=3)
@@ -233,6 +235,117 @@ def test_smollm2_answers_are_the_same_in_any_batch(smollm2):
     (greedy,) = lm.greedy(model, tokenizer, [prompt], max_new_tokens=8)
     cold = sample_answers(model, tokenizer, prompt, 1, max_new_tokens=8, temperature=0)
     assert cold.texts == [greedy]
+
+
+# Names blanked
+
+
+def blanked(text, *names):
+    (found,) = blank_names([text], names)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("John should rest.", "the patient should rest."),
+        ("JOHN, john; (John)! 'John'", "the patient, the patient; (the patient)! 'the patient'"),
+        ("John's pain. John-like", "the patient's pain. the patient-like"),
+        ("**John**\nJohn:", "**the patient**\nthe patient:"),
+        ("Johnson, Johnny, McJohn, John2, John_", "Johnson, Johnny, McJohn, John2, John_"),
+        ("Éjohn, johné", "Éjohn, johné"),
+        ("Peter and John", "Peter and the patient"),
+        ("", ""),
+        ("Rest. Stop smoking.", "Rest. Stop smoking."),
+    ],
+)
+def test_names_become_the_patient(text, expected):
+    assert blanked(text, "John") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("She told him that it is hers.", "they told they that it is they."),
+        ("He hurt himself, HER dog herself.", "they hurt they, they dog they."),
+        ("Mr. X, Mrs X, Ms X: a Man", "person. X, person X, person X: a person"),
+        ("Yes, sir, madam and ma'am.", "Yes, person, person and person."),
+        ("The sheep there ate theirs; human history", "The sheep there ate theirs; human history"),
+    ],
+)
+def test_pronouns_and_gendered_words_become_neutral(text, expected):
+    assert blanked(text, "John") == expected
+
+
+def test_a_longer_name_is_looked_for_first():
+    for names in (("Mary", "Mary Ann"), ("Mary Ann", "Mary")):
+        assert blanked("Mary Ann and Mary", *names) == "the patient and the patient"
+    assert blanked("Jo, Joan, Joanna", "Jo", "Joan", "Joanna") == ", ".join(["the patient"] * 3)
+
+
+ODD = ["J.R.", "A+B", "(Bo)", "x|y", "[z]", r"C\D", "O'Neil", "^a$", "José"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_names_are_no_patterns(name):
+    assert blanked(f"Tell {name} to rest.", name) == "Tell the patient to rest."
+    assert blanked("Tell JxR, AAB, x, z, a to rest.", name) == "Tell JxR, AAB, x, z, a to rest."
+
+
+def test_a_chinese_name_that_stands_alone_is_blanked():
+    assert blanked("小明, 戒烟。", "小明") == "the patient, 戒烟。"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "expected"),
+    [
+        ("建议小明戒烟。", "小明", "建议the patient戒烟。"),
+        ("建议John戒烟。", "John", "建议the patient戒烟。"),
+    ],
+)
+def test_a_name_among_chinese_letters_is_blanked(text, name, expected):
+    assert blanked(text, name) == expected
+
+
+def test_texts_keep_their_order_and_number():
+    texts = ("John", "rest", "John")
+    assert blank_names(texts, ["John"]) == ["the patient", "rest", "the patient"]
+    assert texts == ("John", "rest", "John") and blank_names([], ["John"]) == []
+    assert blank_names(np.array(texts), np.array(["John"])) == blank_names(texts, ["John"])
+
+
+def test_bad_names_are_named():
+    for names in ([], [""], ["John", " "]):
+        with pytest.raises(ValueError, match="at least one name and no empty one"):
+            blank_names(["John"], names)
+    with pytest.raises(TypeError, match="`names` must be a list"):
+        blank_names(["John"], "John")
+    with pytest.raises(TypeError, match="`texts` must be a list"):
+        blank_names("John", ["John"])
+
+
+NEUTRAL = {"the", "patient", "they", "person"}
+WORDS = st.one_of(
+    st.text("abéßJ2_", min_size=1, max_size=4),
+    st.sampled_from(["he", "Her", "him", "sheep", "woman", "Mrs", "her's", "the"]),
+)
+
+
+@given(
+    st.lists(WORDS, max_size=12),
+    st.lists(st.sampled_from([" ", ", ", "-", "'", ". ", "\n", "("]), min_size=12, max_size=12),
+    st.lists(st.text("abéßJ", min_size=1, max_size=3), min_size=1, max_size=4),
+)
+def test_no_name_remains_as_a_word_and_all_else_stays(words, between, names):
+    assume(not NEUTRAL & {name.lower() for name in names})
+    text = "".join(word + gap for word, gap in zip(words, between, strict=False))
+    found = blanked(text, *names)
+    gone = {name.lower() for name in names} | {"he", "her", "him", "woman", "mrs"}
+    assert not gone & {word.lower() for word in re.findall(r"\w+", found)}
+    assert blanked(found, *names) == found
+    gone |= NEUTRAL
+    kept = [word for word in re.findall(r"\w+", text) if word.lower() not in gone]
+    assert [word for word in re.findall(r"\w+", found) if word.lower() not in gone] == kept
 
 
 # Embeddings
