@@ -3,6 +3,7 @@
 On the web and in exported pages the static form, in the same output, takes the widget's place.
 """
 
+import inspect
 import io
 from base64 import b64encode
 from collections.abc import Callable, Sequence
@@ -16,9 +17,10 @@ from IPython.display import display
 from helpers.templates import render
 
 
-def _show(widget: widgets.Widget, static: dict[str, str]) -> None:
+def _show(widget: widgets.Widget, static: dict[str, str], alt: str = "") -> None:
     """Display a widget and its static form (MIME type -> content) as one output."""
-    display({**widget._repr_mimebundle_(), **static}, raw=True)
+    about = {"image/png": {"alt": alt}} if alt else {}
+    display({**widget._repr_mimebundle_(), **static}, metadata=about, raw=True)
 
 
 def ask(question: str, options: Sequence[str], answer: str, because: str) -> None:
@@ -73,6 +75,7 @@ def explore(draw: Callable[..., Any], **controls: Any) -> None:
 
     Args:
         draw: makes a matplotlib figure from keyword arguments and returns it (or an Axes of it).
+            Its docstring, if there is one, is the alternative text of the default picture.
         **controls: for each argument of `draw` a widget, or ipywidgets' short form: a tuple
             (low, high[, step]) for a slider, a list for a menu, a bool for a box.
 
@@ -103,4 +106,5 @@ def explore(draw: Callable[..., Any], **controls: Any) -> None:
         widget.observe(redraw, "value")
     box = widgets.VBox([*made.values(), image, status])
     text = f"Explorer with {', '.join(made)}; a live kernel makes it move."
-    _show(box, {"image/png": b64encode(png).decode(), "text/plain": text})
+    alt = " ".join((inspect.getdoc(draw) or "").split())
+    _show(box, {"image/png": b64encode(png).decode(), "text/plain": text}, alt)

@@ -85,7 +85,9 @@ def shown(monkeypatch):
     """The bundles that were displayed."""
     bundles = []
     for room in (page, widget_room):
-        monkeypatch.setattr(room, "display", lambda bundle, raw: bundles.append(bundle))
+        monkeypatch.setattr(
+            room, "display", lambda bundle, raw, metadata=None: bundles.append(bundle)
+        )
     return bundles
 
 
@@ -518,6 +520,20 @@ def test_explore_redraws_and_leaves_a_picture(shown, box):
     menu.value = "q"
     assert bytes(image.value) == first and status.value == ""
     assert not plt.get_fignums()
+
+
+def test_the_docstring_of_a_drawing_is_the_alternative_text_of_its_picture(monkeypatch):
+    def documented(layer):
+        """A falling line
+        and its end."""
+        return wave(layer, "q")
+
+    seen = []
+    monkeypatch.setattr(widget_room, "display", lambda bundle, **more: seen.append(more))
+    explore(documented, layer=(0, 2))
+    explore(wave, layer=(0, 2), which=["q"])
+    assert seen[0]["metadata"] == {"image/png": {"alt": "A falling line and its end."}}
+    assert seen[1]["metadata"] == {}
 
 
 @pytest.mark.parametrize("kind", ["figure", "axes", "nothing", "no pyplot"])
