@@ -185,10 +185,8 @@ def system(name):
         return twosample.embed_texts(texts, encoder, encoder_tokenizer)
 
     offset = 3_000_000 + 10_000 * list(SYSTEMS).index(name)
-    drawn = [
-        draw_patient(np.random.default_rng(0)),
-        question(draw_patient(np.random.default_rng(0))),
-    ]
+    sample = draw_patient(np.random.default_rng(0))
+    drawn = [sample, question(sample)]
     inputs = [SETTINGS, K, TOKENS, N_PERMUTATIONS, NAMES, drawn, torch.__version__]
     steps = Steps(f"patients_{name}", inputs)
 
