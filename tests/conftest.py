@@ -17,8 +17,10 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 os.environ.update(
     HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", MPLBACKEND="Agg", TOKENIZERS_PARALLELISM="false"
 )
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as `python -m helpers` starts its kernels
 
 import hypothesis  # noqa: E402
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 hypothesis.settings.register_profile("house", deadline=None, derandomize=True, database=None)
@@ -41,6 +43,7 @@ def pytest_collection_modifyitems(items):
 def fixed_random_numbers():
     """A test draws the same numbers alone, in any order, and after a test was added before it."""
     torch.manual_seed(0)
+    np.random.seed(0)
 
 
 @pytest.fixture(scope="session")

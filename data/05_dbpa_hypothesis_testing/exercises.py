@@ -158,7 +158,7 @@ SMALL = [
     (similarities(seed, k, apart), k) for seed, k, apart in ((18, 3, 1.5), (0, 4, 0), (12, 4, 0.7))
 ]
 LEAST = (similarities(0, 3, 0), 3)  # no split has a smaller ω than the true one: p is 1
-CHANGED = (similarities(0, 12, 8), 12)  # p is as small as the number of shuffles allows
+CHANGED = (similarities(0, 30, 8), 30)  # p is as small as the number of shuffles allows
 CALLS = 16
 SLACK = 4 * 0.5 / np.sqrt(99 * CALLS)  # four standard errors at most
 
