@@ -1,5 +1,6 @@
 """Scenes, a small VQ tokenizer and readers of its tokens (notebook 07)."""
 
+from helpers.vision.published import read_frequencies  # noqa: F401
 from helpers.vision.readers import (  # noqa: F401
     FLAVOURS,
     Classifier,

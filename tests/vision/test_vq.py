@@ -145,7 +145,12 @@ def test_pictures_become_tokens_vectors_and_importances(name):
     assert embedded.shape == (2, tokenizer.codebook.shape[1], side, side)
     assert torch.equal(embedded[1, :, 2, 3], tokenizer.codebook[tokens[1, 2, 3]])
     reader = nn.Sequential(nn.Flatten(), nn.Linear(embedded[0].numel(), 3))
-    assert vision.gradient(reader, embedded, torch.tensor([0, 2])).shape == embedded.shape
+    found = vision.gradient(reader, embedded, torch.tensor([0, 2]))
+    torch.testing.assert_close(found, reader[1].weight[[0, 2]].view_as(embedded))
+    pooled = [nn.Conv2d(embedded.shape[1], 3, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    noisy = {"noise": 0.2, "samples": 3}
+    found = vision.gradient(nn.Sequential(*pooled), embedded, torch.tensor([0, 2]), **noisy)
+    assert found.isfinite().all() and found.amax(1).shape == tokens.shape
 
 
 @pytest.mark.parametrize("name", ["small", "janus", "emu3"])
@@ -154,7 +159,7 @@ def test_decoding_is_differentiable_in_the_vectors(name):
     size = 48 if name == "small" else 16
     embedded = tokenizer.embed(tokenizer.encode(pictures(size))).requires_grad_()
     decoded = tokenizer.decode(embedded)
-    assert decoded.shape == (2, 3, size, size)
+    assert decoded.shape == (2, 3, size, size) and decoded.isfinite().all()
     (gradient,) = torch.autograd.grad(decoded.sum(), embedded)
     assert gradient.abs().sum() > 0
 
