@@ -37,6 +37,7 @@ GROUNDS = (
     (0.83, 0.77, 0.9),
 )
 BLOBS = ("blue", "brown", "purple", "green", "orange")
+CLUTTER = (*BLOBS, "red", "yellow", "pink", "dark", "beige")
 
 Grid = NDArray[np.float64]
 Part = tuple[str, Callable[[Grid, Grid], NDArray[np.bool_]]]
@@ -153,7 +154,9 @@ def _texture(kind: int, x: Grid, y: Grid, rng: np.random.Generator) -> Grid:
     return patterns[kind]()
 
 
-def _one(label: int, rng: np.random.Generator, *, sail: str, patched: bool, shown: bool) -> tuple:
+def _one(
+    label: int, rng: np.random.Generator, *, sail: str, patched: bool, shown: bool, cluttered: bool
+) -> tuple:
     steps = (np.arange(2 * SIZE) + 0.5) / 2  # drawn at twice the size, then averaged
     x, y = np.meshgrid(steps, steps)
     ground = np.array(GROUNDS[rng.integers(len(GROUNDS))])
@@ -163,8 +166,9 @@ def _one(label: int, rng: np.random.Generator, *, sail: str, patched: bool, show
     def paint(where: NDArray[np.bool_], color: Sequence[float]) -> None:
         picture[:, where] = (np.array(color) + rng.normal(0, 0.03, 3))[:, None]
 
-    for _ in range(rng.integers(3)):
-        color = COLORS[BLOBS[rng.integers(len(BLOBS))]]
+    few, many, colors = (4, 9, CLUTTER) if cluttered else (0, 3, BLOBS)
+    for _ in range(rng.integers(few, many)):
+        color = COLORS[colors[rng.integers(len(colors))]]
         paint(_disc(*rng.uniform(0, SIZE, 2), rng.uniform(2, 4.5))(x, y), color)
     noise = rng.normal(0, 0.01, (3, SIZE, SIZE))  # drawn before the object: see `render`
     radius, turn = rng.uniform(9, 13), rng.uniform(-0.35, 0.35)
@@ -199,6 +203,7 @@ def render(
     sails: ArrayLike | None = None,
     patched: ArrayLike | None = None,
     shown: ArrayLike | None = None,
+    cluttered: bool = False,
 ) -> Scenes:
     """Draw one picture for each label, with random ground, place, size, turn and blobs.
 
@@ -211,6 +216,7 @@ def render(
         sails: (N,) names of `SAILS`, for boats; drawn at random by default.
         patched: (N,) whether the magenta and cyan patch is planted; by default nowhere.
         shown: (N,) whether the concept is drawn at all; by default everywhere.
+        cluttered: four to eight blobs in the colours of the concepts, not up to two in five.
 
     Raises:
         ValueError: no labels, a label that is no concept, or another number of settings.
@@ -236,7 +242,7 @@ def render(
     pictures = []
     for i, own in enumerate(rng.spawn(n)):
         settings = {name: column[i] for name, column in columns.items()}
-        pictures.append(_one(int(labels[i]), own, **settings))
+        pictures.append(_one(int(labels[i]), own, cluttered=cluttered, **settings))
     images, objects, patches = (
         np.stack(own).astype(np.float32) for own in zip(*pictures, strict=True)
     )

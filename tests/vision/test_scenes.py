@@ -79,3 +79,17 @@ def test_what_cannot_be_drawn_is_refused(labels, settings):
 def test_a_grid_that_does_not_fit_is_named():
     with pytest.raises(ValueError, match=r"48 x 48 have no grid of 11"):
         vision.token_mask(np.zeros((1, 48, 48)), 11)
+
+
+def test_cluttered_scenes_show_the_same_concepts_among_more_blobs():
+    labels = np.arange(24) % 8
+    plain, full = (vision.render(labels, 3, cluttered=own) for own in (False, True))
+    assert np.array_equal(plain.labels, full.labels)
+    assert (full.objects.sum((1, 2)) > 0).all()
+
+    def far_from_the_ground(scenes):
+        middle = np.median(scenes.images, (2, 3), keepdims=True)
+        off = (np.abs(scenes.images - middle).max(1) > 0.25) & (scenes.objects == 0)
+        return off.mean()
+
+    assert far_from_the_ground(full) > 2 * far_from_the_ground(plain)
