@@ -36,11 +36,6 @@ def copies(bench):
     }
 
 
-@torch.no_grad()
-def accuracy(bench, reader):
-    return round(float((reader(bench.embedded).argmax(1) == bench.labels).float().mean()), 4)
-
-
 def tested(bench, reader):
     """Areas, and falls by importance minus falls of other choices, with 99.2 % intervals."""
     own = bench.importance(reader, bench.embedded, bench.labels)
@@ -54,29 +49,17 @@ def tested(bench, reader):
     for way, maps in scores.items():
         falls[way], found = measured.falls_of(bench, maps)
         areas[way] = {measured.named(cell): round(area, 2) for cell, area in found.items()}
-    differences = {
-        f"TIS, own - {versus}": {
-            measured.named(cell): [
-                round(value, 4)
-                for value in measured.stats_of(bench, before - falls[way][cell], 1 - 0.05 / 6)
-            ]
-            for cell, before in falls["TIS, own"].items()
-            if not cell[1].endswith("colour")
-        }
-        for versus, way in (
-            ("another", "TIS, another"), ("colours", "colours"), ("random", "random")
-        )
-    }  # fmt: skip
+    cells = [cell for cell in falls["TIS, own"] if not cell[1].endswith("colour")]
     auc = float(measured.aucs(own, bench.mask).mean())
     return {
-        "right of 240": accuracy(bench, reader), "auc": round(auc, 4), "areas": areas,
-        "falls": differences,
+        "right of 240": made.accuracy(reader, bench.embedded, bench.labels), "auc": round(auc, 4),
+        "areas": areas, "falls": measured.gaps(bench, falls, measured.CONTROLS, cells),
     }  # fmt: skip
 
 
 def large():
     readers = {f"cnn-{k}": made.large_reader(k) for k in range(3)}
-    bench, small = measured.Bench(made.large_tokenizer(), readers), measured.Bench()
+    bench, small = measured.Bench(made.large_tokenizer(), readers), measured.Bench(readers={})
     found = {
         str(len(own.tokenizer.codebook)): {
             "quality": made.quality(own.tokenizer, torch.from_numpy(own.test.images)),

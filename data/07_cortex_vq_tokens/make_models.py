@@ -124,6 +124,12 @@ def kept(name, make):
     return artefacts.stored_weights(kept_file(name))[name]
 
 
+def kept_model(name, model, make):
+    """`model` with the weights of what `make` trained once, from the cache folder."""
+    kept(name, make)
+    return vision.load(kept_file(name), model, name)
+
+
 def load_tokenizer():
     return vision.load(HERE / "tokenizer.safetensors", vision.SmallVQ(), "tokenizer")
 
@@ -131,9 +137,11 @@ def load_tokenizer():
 def large_tokenizer():
     """Of 1,024 codes, from the cache folder; trained if it is not there."""
     images = torch.from_numpy(mixed(8000, SEEDS["tokenizer"]).images)
-    kept("large_tokenizer", lambda: train_tokenizer(images, LARGE_CODES, LARGE_STEPS))
-    model = vision.SmallVQ(codes=LARGE_CODES, width=WIDTH)
-    return vision.load(kept_file("large_tokenizer"), model, "large_tokenizer")
+    return kept_model(
+        "large_tokenizer",
+        vision.SmallVQ(codes=LARGE_CODES, width=WIDTH),
+        lambda: train_tokenizer(images, LARGE_CODES, LARGE_STEPS),
+    )
 
 
 def tokenizer():
@@ -325,8 +333,7 @@ def large_reader(k, vectors=None, labels=None):
             seeded(lambda: vision.cnn(8), 100 + k), vectors, labels, 100 + k, epochs=5, lr=1e-3
         )
 
-    kept(f"large_reader_{k}", make)
-    return vision.load(kept_file(f"large_reader_{k}"), vision.cnn(8), f"large_reader_{k}")
+    return kept_model(f"large_reader_{k}", vision.cnn(8), make)
 
 
 def large():

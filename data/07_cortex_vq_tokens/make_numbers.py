@@ -2,7 +2,7 @@
 
     python data/07_cortex_vq_tokens/make_numbers.py [backwards]
 
-About 15 minutes on one core. Finished steps are kept in the cache folder, where the readers lie of
+About 25 minutes on one core. Finished steps are kept in the cache folder, where the readers lie of
 which the notebook shows numbers only.
 """
 
@@ -22,6 +22,14 @@ NOISE, SAMPLES = 0.2, 20  # of SmoothGrad: share of the codebook's range, copies
 COUNTS = (5, 10, 20)  # places that are painted
 LISTS = (1, 5, 10, 20)  # tokens of a concept
 ERASING = ("pooled, erasing", "flat, erasing")
+RULES = ("places", "all places of their tokens", "places, mean colour")
+WAYS = ("TIS", "gradient x (vector - mean)", "occlusion")
+CONTROLS = {  # what stands beside TIS of the own concept in the two smaller recipes
+    "TIS, own - another": ("TIS, own", "TIS, another"),
+    "TIS, own - colours": ("TIS, own", "colours"),
+    "TIS, own - random": ("TIS, own", "random"),
+}
+LEVEL = 1 - 0.05 / 6  # of differences of falls: two judges and three counts at once
 
 
 def without_patch(n, seed):
@@ -42,18 +50,20 @@ def colour_distances(shown):
 class Bench:
     """Tokenizer, readers and judges, and test scenes with their tokens."""
 
-    def __init__(self, tokenizer=None, readers=None):
+    def __init__(self, tokenizer=None, readers=None, test=None):
         self.tokenizer = tokenizer or made.load_tokenizer()
-        self.readers = readers or {
-            name: vision.load(
-                made.kept_file(f"reader_{name}"), made.new_reader(name), f"reader_{name}"
-            )
-            for name in made.plans()
-        }
+        if readers is None:
+            readers = {
+                name: vision.load(
+                    made.kept_file(f"reader_{name}"), made.new_reader(name), f"reader_{name}"
+                )
+                for name in made.plans()
+            }
+        self.readers = readers
         self.judges = made.load_judges()
         codebook = self.tokenizer.codebook
         self.centre, self.noise = codebook.mean(0), NOISE * float(codebook.max() - codebook.min())
-        self.test = without_patch(240, made.SEEDS["test"])
+        self.test = test or without_patch(240, made.SEEDS["test"])
         self.labels = torch.from_numpy(self.test.labels)
         self.another = another_concept(self.labels)
         self.tokens = made.tokens_of(self.tokenizer, self.test.images)
@@ -153,9 +163,6 @@ def other_readings(bench):
     }
 
 
-RULES = {"places": None, "all places of their tokens": None, "places, mean colour": "mean"}
-
-
 def falls_of(bench, maps):
     """{(judge, rule, n): (240,) falls of the true class}, {(rule, n): mean painted squares}."""
     before = {j: probability(m, bench.shown, bench.labels) for j, m in bench.judges.items()}
@@ -185,10 +192,8 @@ def scored(bench, maps):
     kept = {
         "auc": rounded(stats_of(bench, raw["auc"]), 4),
         "pointing": rounded(stats_of(bench, raw["pointing"]), 4),
-        "falls": {
-            " | ".join(map(str, key)): rounded([own.mean()], 4)[0] for key, own in falls.items()
-        },
-        "areas": {" | ".join(map(str, key)): round(area, 2) for key, area in areas.items()},
+        "falls": {named(cell): rounded([own.mean()], 4)[0] for cell, own in falls.items()},
+        "areas": {named(cell): round(area, 2) for cell, area in areas.items()},
     }
     return kept, raw
 
@@ -211,6 +216,36 @@ def share_of_concept(bench, own, another, random):
     return [e.estimate, e.low, e.high]
 
 
+def gaps(bench, falls, pairs, cells):
+    """Falls by one score minus falls by another in each cell; `pairs`: name -> two scores."""
+    return {
+        pair: {
+            named(cell): rounded(stats_of(bench, falls[a][cell] - falls[b][cell], LEVEL), 4)
+            for cell in cells
+        }
+        for pair, (a, b) in pairs.items()
+    }
+
+
+def lost_shares(bench, falls):
+    """By way, erasing judge and n: what is lost by asking for another concept, equal areas."""
+    return {
+        f"{way} | {j} | {n}": rounded(
+            share_of_concept(
+                bench,
+                *(
+                    falls[which][j, "places", n]
+                    for which in (f"{way}, own", f"{way}, another", "random")
+                ),
+            ),
+            4,
+        )
+        for way in WAYS
+        for j in ERASING
+        for n in COUNTS
+    }
+
+
 def compared(bench, name):
     """One reader's scores and their paired differences with the controls, by judge, rule, n."""
     maps, free = maps_of(bench, bench.readers[name]), controls_of(bench)
@@ -224,44 +259,22 @@ def compared(bench, name):
     stored = {way: own for way, own in kept.items() if way in maps or name == "cnn-0"}
     pairs = {
         f"{way}, own - {versus}": (f"{way}, own", versus.replace("another", f"{way}, another"))
-        for way in ("TIS", "gradient x (vector - mean)", "occlusion")
+        for way in WAYS
         for versus in ("another", "random", "colours", "shuffled 0")
     }
-    cells, level = [(j, r, n) for r in RULES for n in COUNTS for j in bench.judges], 1 - 0.05 / 6
-    differences = {
-        pair: {
-            named(cell): rounded(
-                stats_of(bench, raw[a]["falls"][cell] - raw[b]["falls"][cell], level), 4
-            )
-            for cell in cells
-        }
-        for pair, (a, b) in pairs.items()
-    }
+    falls = {way: own["falls"] for way, own in raw.items()}
+    cells = [(j, r, n) for r in RULES for n in COUNTS for j in bench.judges]
     of_aucs = {
         pair: rounded(stats_of(bench, raw[a]["auc"] - raw[b]["auc"]), 4)
         for pair, (a, b) in pairs.items()
     }
-    shares = {
-        f"{way} | {j} | {n}": rounded(
-            share_of_concept(
-                bench,
-                *(
-                    raw[which]["falls"][j, "places", n]
-                    for which in (f"{way}, own", f"{way}, another", "random")
-                ),
-            ),
-            4,
-        )
-        for way in ("TIS", "gradient x (vector - mean)", "occlusion")
-        for j in ERASING
-        for n in COUNTS
-    }
     ranks = {
         way: round(float(np.mean(correlations(maps[f"{way}, own"], maps[f"{way}, another"]))), 3)
-        for way in ("TIS", "gradient x (vector - mean)", "occlusion")
+        for way in WAYS
     }
     return {
-        "scores": stored, "falls": differences, "aucs": of_aucs, "shares": shares,
+        "scores": stored, "falls": gaps(bench, falls, pairs, cells), "aucs": of_aucs,
+        "shares": lost_shares(bench, falls),
         "rank correlation of own and another": ranks,
     }  # fmt: skip
 
@@ -316,7 +329,7 @@ def two_objects(bench, name):
     result = {
         "called one of both": round(float((called[:, None] == labels).any(1).float().mean()), 4)
     }
-    for way in ("TIS", "gradient x (vector - mean)", "occlusion"):
+    for way in WAYS:
         hits = np.array(
             [
                 [pointing(found[way, asked], masks[:, which]) for which in (asked, 1 - asked)]
