@@ -1,374 +1,489 @@
-"""References of the exercises of notebook 03, and the wrong answers that have a name."""
+"""The exercises of notebook 03: what is right, and the wrong answers that have a name."""
 
-from collections.abc import Callable, Sequence
-from functools import cache
+import inspect
+from contextlib import suppress
+from unittest import mock
 
 import numpy as np
 
-from helpers import data, spectral, stats
+from helpers import spectral
 from helpers.checks import as_array
-from helpers.lesson import Exercise, Mistake, equals
-
-allocate = data.module("03", "make_numbers").allocate
+from helpers.lesson import Exercise, Mistake
 
 
-# 1: the exponent of noise
+def exercise(*parts):
+    """Of tests, each with its words "kind | how to mend it" behind; the first is what is right."""
+    pairs = zip(parts[::2], parts[1::2], strict=True)
+    right, *mistakes = [Mistake(test, *words.split(" | ")) for test, words in pairs]
+    return Exercise(*right, mistakes)
 
 
-def pair(first, second):
-    """A test of two exponents; wide enough for one simulated matrix."""
-    tests = (equals(lambda: first, within=0.2), equals(lambda: second, within=0.1))
-    return lambda answer: all(test(own) for test, own in zip(tests, answer, strict=True))
+def numbers(answer):
+    """A flat array; parts may be arrays or tensors of one number."""
+    return np.array([float(as_array(own).reshape(())) for own in answer])
 
 
-LONG, SQUARE = spectral.mp_alpha(5.12), spectral.mp_alpha(1)
-NOISE = Exercise(
-    pair(LONG, SQUARE),
-    "These are not the exponents that pure noise has at these two shapes.",
-    "Q is the longer side over the shorter; the closed form of section 2 needs nothing else.",
-    [
-        Mistake(
-            pair(SQUARE, LONG),
-            "The two have changed places.",
-            "The longer the matrix, the larger α.",
-        ),
-        Mistake(
-            pair(spectral.mp_alpha(5.12, 0.25), spectral.mp_alpha(1, 0.25)),
-            "That is the upper quarter of the spectrum.",
-            "The median rule takes the upper half: tail=0.5.",
-        ),
-        Mistake(
-            lambda answer: abs(answer[0] - answer[1]) < 0.1,
-            "Both shapes have the same exponent here.",
-            "Q is 5.12 for the first and 1 for the square.",
-        ),
-    ],
-)
-
-
-# 2: what α does not depend on
-
-
-def change_under(*moves, largest: Callable = max):
-    def largest_change(alpha, w):
-        return largest(abs(alpha(move(w)) - alpha(w)) for move in moves)
-
-    return largest_change
-
-
-def tenfold(w):
-    return 10 * w
-
-
-def turned(w):
-    return w.T
-
-
-def median_alpha(w):
-    eigs = spectral.eigenvalues(w)
+def median_alpha(eigs):
     return spectral.fit_power_law(eigs, spectral.median_starts(eigs)).alpha
 
 
-# "exponents" that do depend on scale or shape, so that a change left out is seen, and a real one
-CHANGES = [
-    (lambda w: float(w[0].sum()), np.arange(1.0, 55).reshape(6, 9) ** 1.5),
-    (lambda w: w.shape[0], np.random.default_rng(1).normal(size=(6, 10))),
-    (lambda w: -float(w.max()), np.random.default_rng(2).normal(size=(7, 7))),
-    (median_alpha, np.random.default_rng(3).normal(size=(20, 30))),
-]
+def not_callable(answer):
+    return not callable(answer)
 
 
-def changes(wanted):
-    return equals(lambda: wanted, probes=CHANGES, within=1e-2)  # float32 is near enough
+# 1: noise of 512 x 100: [whole, square windows, windows of Q* = 0.5, of the matrix's own ratio]
+RATIOS = (5.12, 1, 2, 5.12)
+WITHIN = (0.25, 0.1, 0.15, 0.3)  # wide enough for one simulated matrix
 
 
-INVARIANCE = Exercise(
-    changes(change_under(tenfold, turned)),
-    "Some change is missed: we tried your function with measures that do depend on scale or on "
-    "orientation.",
-    "Take the absolute differences alpha(10 * w) - alpha(w) and alpha(w.T) - alpha(w), and return "
-    "the larger.",
-    [
-        Mistake(
-            lambda answer: not callable(answer),
-            "That is a number, typed or measured once; asked for is the function that measures.",
-            "def largest_change(alpha, w): ... return the larger of two absolute differences.",
-        ),
-        Mistake(
-            changes(change_under(tenfold)),
-            "Only 10 W is tried.",
-            "Compare alpha(w.T) with alpha(w) as well.",
-        ),
-        Mistake(
-            changes(change_under(turned)),
-            "Only the transposed matrix is tried.",
-            "Compare alpha(10 * w) with alpha(w) as well.",
-        ),
-        Mistake(
-            lambda answer: any(np.size(as_array(answer(*probe))) != 1 for probe in CHANGES),
-            "It returns more than one number.",
-            "Return the largest of them.",
-        ),
-    ],
-)
-
-
-# 3: where the windows start
-
-
-def window_starts(shape, h, ops, ratio):
-    size = (h, int(h * ratio))
-    if size[0] > shape[0] or size[1] > shape[1]:
-        raise ValueError(f"a window of {size} does not fit in {shape}")
-    steps = [max(1, (n - w) // max(1, ops - 1)) for n, w in zip(shape, size, strict=True)]
-    rows, columns = (
-        range(0, n - w + 1, s)[:ops] for n, w, s in zip(shape, size, steps, strict=True)
+def near(*wanted):
+    return lambda answer: (
+        len(given := numbers(answer)) == 4 and bool((np.abs(given - wanted) <= WITHIN).all())
     )
-    return [(r, c) for r in rows for c in columns]
 
 
-# the room is a multiple of the steps, so that every even grid is the same one
-EVEN = [
-    ((576, 1536), 192, 5, 2),
-    ((192, 576), 192, 5, 1),
-    ((192, 192), 192, 5, 1),
-    ((400, 900), 200, 1, 2),
-    ((640, 450), 100, 4, 1.5),
-    ((90, 75), 30, 3, 0.5),
-]
-UNEVEN = [((199, 300), 192, 5, 1), ((66, 131), 64, 5, 2), ((130, 77), 31, 4, 1)]
-TOO_LARGE = [((576, 576), 576, 5, 2), ((100, 400), 128, 5, 1), ((300, 200), 128, 3, 2)]
+def of_noise(*ratios, tail=0.5):
+    return near(*(spectral.mp_alpha(q, tail) for q in ratios))
 
 
-def listed(starts):
-    return sorted((float(row), float(column)) for row, column in starts)
+# 2: the average of the windows' distributions
 
 
-def even(wanted=window_starts):
-    return lambda answer: all(listed(answer(*p)) == listed(wanted(*p)) for p in EVEN)
+def ladder(*sizes):
+    """Ascending spectra, and points of which some are eigenvalues."""
+    rng = np.random.default_rng(sizes)
+    spectra = [np.sort(rng.integers(1, 30, n) + 3.0 * i) for i, n in enumerate(sizes)]
+    return spectra, np.array([12.5, *spectra[0][1:3], 3, *spectra[-1][:2], 100, 20.5])
 
 
-def as_many(answer):
-    """On uneven grids: from 0, inside, no place twice, as many places as the reference."""
-    for (r, c), h, ops, ratio in UNEVEN:
-        found = listed(answer((r, c), h, ops, ratio))
-        rows, columns = ({own[axis] for own in found} for axis in (0, 1))
-        grid = [(row, column) for row in sorted(rows) for column in sorted(columns)]
-        inside = min(rows) == min(columns) == 0 and max(rows) <= r - h
-        inside &= max(columns) <= c - int(h * ratio)
-        if not inside or found != grid or len(grid) != len(window_starts((r, c), h, ops, ratio)):
-            return False
-    return True
+EQUAL, UNEQUAL = ladder(6, 6, 6), ladder(3, 40, 8)
 
 
-def refuses(answer):
-    for probe in TOO_LARGE:
-        try:
-            answer(*probe)
-        except ValueError:
-            continue
-        return False
-    return True
+def shares(spectra, points):
+    """(windows, points): share of each window's eigenvalues up to each point."""
+    return np.array([(own <= points[:, None]).mean(1) for own in spectra])
 
 
-def too_many(answer):
-    return any(len(list(answer(*p))) > len(window_starts(*p)) for p in EVEN + UNEVEN)
+def averages(rule, probes=(EQUAL, UNEQUAL), times=1):
+    def same(answer, spectra, points):
+        given = as_array(answer([own.copy() for own in spectra], points.copy())).astype(float)
+        wanted = times * np.asarray(rule(spectra, points))
+        return given.shape == wanted.shape and np.abs(given - wanted).max() < 1e-5 * times
+
+    return lambda answer: all(same(answer, *probe) for probe in probes)
 
 
-WINDOWS = Exercise(
-    lambda answer: even()(answer) and as_many(answer) and refuses(answer),
-    "Some windows are missing, or stand elsewhere.",
-    "Along each axis the step is max(1, room // max(1, ops - 1)), with room the number of rows or "
-    "columns less those of a window; the first start is 0.",
-    [
-        Mistake(
-            lambda answer: not callable(answer),
-            "That is no function.",
-            "def window_starts(shape, h, ops, ratio): ... return a list of (row, column).",
-        ),
-        Mistake(
-            lambda answer: not refuses(answer),
-            "A window that does not fit must be refused.",
-            "Compare h with the rows and int(h * ratio) with the columns first, and raise "
-            "ValueError if one is larger.",
-        ),
-        Mistake(
-            even(lambda *probe: [(c, r) for r, c in window_starts(*probe)]),
-            "Rows and columns have changed places.",
-            "A start is (row, column).",
-        ),
-        Mistake(
-            even(lambda shape, h, ops, ratio: window_starts(shape, h, ops, 1)),
-            "The windows are taken for squares.",
-            "A window has int(h * ratio) columns.",
-        ),
-        Mistake(
-            too_many,
-            "There are more windows than asked for, or one stands twice.",
-            "Cut both ranges to their first `ops` places; think of ops = 1, and of a room of 7 "
-            "with ops = 5.",
-        ),
-    ],
-)
+def average(spectra, points):
+    return shares(spectra, points).mean(0)
 
 
-# 4: a smaller tail
+def one_number(answer):
+    spectra, points = EQUAL
+    return np.size(as_array(answer([own.copy() for own in spectra], points.copy()))) == 1
 
 
-def slope(ratios, tail=0.25, log=np.log2):
-    return np.polyfit(log(ratios), [spectral.mp_alpha(q, tail) for q in ratios], 1)
+# 3: the peak rule as it seems to be meant: starts from 0.95 to 1.5 times the peak
 
 
-def is_slope(**options):
-    return equals(lambda ratios: slope(ratios, **options)[0], within=0.01)
+def between(eigs, bins, edge=0, natural=False, low=0.95, high=1.5):
+    """Starts from `low` to `high` times the peak."""
+    counts, edges = np.histogram(eigs if natural else np.log10(eigs), bins)
+    peak = edges[counts.argmax() + edge]
+    peak = peak if natural else 10**peak
+    return np.flatnonzero((eigs >= low * peak) & (eigs <= high * peak))
 
 
-QUARTER = Exercise(
-    is_slope(),
-    "That is not the slope for the upper quarter.",
-    "α of noise at each of the ratios with tail=0.25, then the least-squares slope against log2 Q.",
-    [
-        Mistake(
-            lambda answer, ratios: np.size(as_array(answer)) == 2,
-            "That is slope and intercept.",
-            "np.polyfit(x, y, 1) gives both, the slope first.",
-        ),
-        Mistake(
-            is_slope(tail=0.5), "That is the slope for the upper half.", "Give tail=0.25 along."
-        ),
-        Mistake(
-            is_slope(tail=0.75),
-            "That is the slope for the upper three quarters.",
-            "`tail` is the share that the fit uses.",
-        ),
-        Mistake(
-            is_slope(log=np.log),
-            "That is a slope against ln Q.",
-            "Per doubling means against log2 Q.",
-        ),
-    ],
-)
+def tail(eigs, start, gap="below", less=0):
+    """(D, alpha) of the tail; D against the share below each value, up to it, or both."""
+    logs = np.log(eigs[start:] / eigs[start])
+    alpha = 1 + (len(logs) - less) / logs.sum()
+    fitted, steps = 1 - np.exp((1 - alpha) * logs), np.arange(len(logs) + 1) / len(logs)
+    gaps = {"below": fitted - steps[:-1], "up to": fitted - steps[1:]}
+    own = np.concatenate(list(gaps.values())) if gap == "both" else gaps[gap]
+    return np.abs(own).max(), alpha
 
 
-# 5 and 6: differences with their intervals
+def by_peak(eigs, bins, choose=min, gap="below", less=0, **starts):
+    tails = [tail(eigs, i, gap, less) for i in between(eigs, bins, **starts) if i < len(eigs) - 1]
+    return choose(tails)[1]
 
 
-def same_interval(answer, wanted):
-    """Whether two Estimates agree, however the interval was made (bootstrap or t)."""
-    given = [getattr(answer, name) for name in ("estimate", "low", "high")]
-    gap = np.abs(np.subtract(given, [wanted.estimate, wanted.low, wanted.high]))
-    width = wanted.high - wanted.low + 1e-6
-    return bool(gap[0] <= 0.1 * width and gap[1:].max() <= 0.25 * width)
+def first(tails):
+    return tails[0]
 
 
-def turned_round(wanted):
-    return stats.Estimate(-wanted.estimate, -wanted.high, -wanted.low)
+def last(tails):
+    return tails[-1]
 
 
-def sparsities(table, rule):
-    sizes = [r * c for r, c in table["shape"]]
-    return allocate(table[rule], sizes, 0.6)
+def smallest_alpha(tails):
+    return min(tails, key=last)
 
 
-def by_block(table):
-    scores = table.groupby("block")["med/MP"].transform("mean")
-    sizes = np.bincount(table["block"], [r * c for r, c in table["shape"]])
-    first = ~table["block"].duplicated()
-    return allocate(scores[first], sizes, 0.6)[table["block"]]
+def strict_at_the_end(eigs, bins):
+    """The start is counted in the search, but not in what is returned."""
+    i = min(between(eigs, bins), key=lambda i: tail(eigs, i)[0])
+    return tail(eigs, i, less=1)[1]
 
 
-def is_shared(wanted):
-    """A test of the first part of an answer: sparsities, in the order of the matrices."""
+def mixture(seed, n):
+    """Eigenvalues of noise with a heavy tail, on a scale of their own."""
+    rng = np.random.default_rng([seed, n])
+    eigs = spectral.eigenvalues(rng.normal(size=(n, 2 * n))) * rng.uniform(0.2, 2)
+    return np.sort(np.append(eigs, np.median(eigs) * (1 + rng.pareto(1.5, n // 3))))
 
-    def test(answer, table, losses):
-        first = answer[0]
-        listed = [*first.values()] if isinstance(first, dict) else first
-        return equals(lambda: wanted(table), within=1e-3)(listed)
+
+# Here the start does not hang on which share D is taken against.
+SPECTRA = [(mixture(19, 40), 30), (mixture(39, 60), 30), (mixture(3, 60), 100)]
+SPECTRA += [(mixture(51, 60), 100)]
+
+
+def of_spectra(*rules, **how):
+    """A test: all exponents are those of one of these rules."""
+    rules = rules or [lambda eigs, bins: by_peak(eigs, bins, **how)]
+
+    def test(answer):
+        given = [as_array(answer(eigs.copy(), bins)) for eigs, bins in SPECTRA]
+        return any(
+            all(
+                own.size == 1 and abs(float(own.reshape(())) - rule(*probe)) < 1e-3
+                for own, probe in zip(given, SPECTRA, strict=True)
+            )
+            for rule in rules
+        )
 
     return test
 
 
-def divided(table):
-    return sparsities(table, "med/MP")
+def fitted_by_helper(answer):
+    """Whether the search of helpers.spectral is asked, by whatever name."""
+    room, spy = inspect.getmodule(spectral.fit_power_law), mock.Mock(side_effect=RuntimeError)
+    names = dict.fromkeys(("fit_power_law", "peak_starts"), spy)
+    inside = mock.patch.multiple(room, _bounds=spy, **names)
+    with inside, mock.patch.multiple(spectral, **names), suppress(Exception):
+        answer(SPECTRA[0][0].copy(), 100)
+    return spy.called
 
 
-@cache  # two prunings
-def pruning_gain(losses):
-    return stats.paired_bootstrap(losses("med/MP:m"), losses("med:m"))
+def more_than_alpha(answer):
+    return np.size(as_array(answer(SPECTRA[0][0].copy(), 100))) != 1
 
 
-MATRIXWISE = Exercise(
-    lambda answer, table, losses: (
-        is_shared(divided)(answer, table, losses) and same_interval(answer[1], pruning_gain(losses))
+# 4: a matrix that FARMS gets wrong
+TRUTHS = np.array([2.5, 3.0, 3.5])
+
+
+def matrices(answer):
+    return [as_array(answer(float(alpha))).astype(float) for alpha in TRUTHS]
+
+
+def whole(answer):
+    return np.array([median_alpha(spectral.eigenvalues(own)) for own in matrices(answer)])
+
+
+def of_windows(answer):
+    grids = [spectral.windows(own, 64, ops=5) for own in matrices(answer)]
+    return np.array([median_alpha(np.sort(spectral.eigenvalues(own), axis=None)) for own in grids])
+
+
+def have(wanted=TRUTHS):
+    """A test: the full matrices have these exponents."""
+    return lambda answer: bool((np.abs(whole(answer) - wanted) <= 0.2).all())
+
+
+def misses(answer):
+    return bool((np.abs(of_windows(answer) - TRUTHS) >= 0.3).all())
+
+
+def other_shape(answer):
+    return any(own.shape not in ((128, 512), (512, 128)) for own in matrices(answer))
+
+
+def without_exponent(answer):
+    """Whether the full matrices are right, and most eigenvalues of the windows are 0."""
+    try:
+        of_windows(answer)
+    except ValueError:
+        return have()(answer)
+    return False
+
+
+# 5: [textbook, real scatter] of alpha by the median rule, over fresh spectra
+N = 200
+
+
+def noise(rng):
+    return spectral.eigenvalues(rng.normal(size=(48, 48)))
+
+
+def sample(rng):
+    """Independent draws of a power law, alpha = 2.5."""
+    return np.sort(1 + rng.pareto(1.5, 400))
+
+
+# (alpha - 1) / sqrt(tail) and the scatter, of 4,000 exponents
+ERRORS = {noise: (0.2392, 0.0712), sample: (0.1073, 0.1090)}
+
+
+def errors(wanted=lambda book, real: (book, real)):
+    """A test: both within a factor of 1.28, five standard errors of a scatter of 200 numbers."""
+
+    def test(answer):
+        pairs = {make: numbers(answer(make, N, 0)) for make in ERRORS}
+        return all(
+            given.shape == (2,)
+            and given.min() > 0
+            and np.abs(np.log(given / wanted(*ERRORS[make]))).max() < 0.25
+            for make, given in pairs.items()
+        )
+
+    return test
+
+
+def draws_too_few(answer):
+    spy = mock.Mock(side_effect=noise)
+    answer(spy, 30, 0)
+    return spy.call_count < 30
+
+
+def never_varies(answer):
+    return all(abs(numbers(answer(make, 30, 0))[1]) < 1e-9 for make in ERRORS)
+
+
+def not_two(answer):
+    return np.size(as_array(answer(noise, 30, 0))) != 2
+
+
+# 6: spare one block
+
+
+def blocks(seed, n, S, eps, sizes=None):
+    """(cost, sizes, S, eps); some costs are negative, and the first block is not the costliest."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(200, 2000, n) if sizes is None else np.full(n, sizes)
+    return rng.normal(0.05, 0.1, n), sizes, S, eps
+
+
+PRUNINGS = [blocks(1, 30, 0.6, 0.2, 3500), blocks(4, 12, 0.5, 0.3), blocks(5, 7, 0.6, 0.1)]
+
+
+def costliest(cost, sizes):
+    return int(np.argmax(cost))
+
+
+def mean_kept(own, S, eps, part, n):
+    """What the others get if the weighted mean is S; the spared block holds `part` of all."""
+    return (S - own * part) / (1 - part)
+
+
+def spared(pick=costliest, own=lambda S, eps: (1 - eps) * S, others=mean_kept):
+    def rule(cost, sizes, S, eps):
+        block = pick(cost, sizes)
+        share = np.full(
+            len(cost), others(own(S, eps), S, eps, sizes[block] / sizes.sum(), len(cost))
+        )
+        share[block] = own(S, eps)
+        return block, share
+
+    return rule
+
+
+def allots(turn=1, parts=(0, 1), **how):
+    rule = spared(**how)
+
+    def same(answer, cost, sizes, S, eps):
+        found = [as_array(part) for part in answer(cost.copy(), sizes.copy(), S, eps)][::turn]
+        block, share = rule(cost, sizes, S, eps)
+        right = found[0].size == 1 and found[0].reshape(()) == block
+        even = found[1].shape == share.shape and np.abs(found[1] - share).max() < 1e-4
+        return len(found) == 2 and all((right, even)[part] for part in parts)
+
+    return lambda answer: all(same(answer, *probe) for probe in PRUNINGS)
+
+
+def not_a_pair(answer):
+    found = answer(*PRUNINGS[0])
+    return np.isscalar(found) or len(found) != 2
+
+
+EXERCISES = {
+    1: exercise(
+        of_noise(*RATIOS),
+        "These are not the four exponents. | A spectrum of noise knows only its Q, the longer side "
+        "over the shorter: of the matrix where it is whole, else of the window.",
+        lambda answer: len(numbers(answer)) != 4,
+        "Four numbers are asked for. | [whole, square, half, own], in this order.",
+        lambda answer: not np.isfinite(numbers(answer)).all(),
+        "One of them is no number: a Q below 1? | Q is the longer side over the shorter, also "
+        "where Q*, columns over rows, is below 1.",
+        near(*RATIOS),
+        "Those are the aspect ratios. | Put each into alpha_mp.",
+        of_noise(*RATIOS, tail=0.25),
+        "That is the upper quarter of the spectrum. | The median rule takes the upper half.",
+        of_noise(5.12, 2, 1, 5.12),
+        "Square and half have changed places. | 64 x 64 has Q = 1, 64 x 32 has Q = 2.",
+        lambda answer: numbers(answer)[0] < 2.7,
+        "The whole matrix is not so light. | 512 x 100 has Q = 5.12: the longer, the larger α.",
+        of_noise(*[5.12] * 4),
+        "You gave the matrix's α to all windows. | A window has the α of its own Q.",
+        of_noise(5.12, 1, 2, 1),
+        "Cutting alone does not remove the bias. | Windows in the matrix's ratio keep its Q.",
+        lambda answer: any(of_noise(5.12, 1, 1, own)(answer) for own in (1, 5.12)),
+        "The tall windows are taken for squares. | 32 columns and 64 rows: Q = 64 / 32.",
+        of_noise(5.12, 1, 2.56, 5.12),
+        "Q* is not half of the matrix's Q. | 32 columns and 64 rows: Q = 64 / 32.",
     ),
-    "The sparsities are right, the interval is not that of the difference, segment by segment.",
-    "Prune twice, by `med/MP:m` and by `med:m`, and bootstrap the differences of the losses.",
-    [
-        Mistake(
-            lambda answer, table, losses: np.size(as_array(answer[0])) == 1,
-            "That is one number: the target, which every allocation reaches.",
-            "Give the sparsity of each matrix, as many as the model has matrices.",
+    2: exercise(
+        averages(average),
+        "On small spectra the averages are others. | For each window the share of its eigenvalues "
+        "that are at most the point; then the mean over windows, for each point.",
+        not_callable,
+        "That is no function. | def average_esd(spectra, points): ...",
+        one_number,
+        "One number comes back. | A share for each point is asked for; the mean of the α's of the "
+        "windows is something else.",
+        averages(
+            lambda *probe: (
+                np.searchsorted(np.sort(np.concatenate(probe[0])), probe[1], "right")
+                / sum(map(len, probe[0]))
+            )
         ),
-        Mistake(
-            is_shared(lambda table: sparsities(table, "med")),
-            "These sparsities come from `med`, not divided.",
-            "The scores are those of `med/MP`.",
-        ),
-        Mistake(
-            is_shared(by_block),
-            "These sparsities are those of blocks.",
-            "By matrix: every matrix has its own score, `:m`.",
-        ),
-        Mistake(
-            lambda answer, table, losses: not is_shared(divided)(answer, table, losses),
-            "The sparsities are not those of `med/MP`, matrix by matrix, at 60 %.",
-            "allocate(scores, sizes, 0.6), one score and one size a matrix; or `shares`.",
-        ),
-        Mistake(
-            lambda answer, table, losses: same_interval(
-                answer[1], turned_round(pruning_gain(losses))
-            ),
-            "The sign of the difference is turned round.",
-            "The first loss less the second: below 0, dividing is better.",
-        ),
-    ],
-)
-
-
-@cache  # twelve trainings
-def rescaling_gain(train: Callable, seeds: tuple):
-    gains = [train("TB", 0.03, s, mean_one=True) - train("TB", 0.03, s) for s in seeds]
-    return stats.mean_ci(gains)
-
-
-def is_gain(test):
-    def own(answer, train, seeds: Sequence[int]):
-        return test(answer, rescaling_gain(train, tuple(seeds)))
-
-    return own
-
-
-RESCALED = Exercise(
-    is_gain(same_interval),
-    "That is not the interval of the six paired differences at rate 0.03.",
-    "Train with mean_one=True and without, with the same six seeds, and give stats.mean_ci of the "
-    "differences.",
-    [
-        Mistake(
-            is_gain(lambda answer, wanted: same_interval(answer, turned_round(wanted))),
-            "The sign is turned round.",
-            "The accuracy with rescaled factors less the one without.",
-        ),
-        Mistake(
-            is_gain(
-                lambda answer, wanted: (
-                    abs(answer.estimate - wanted.estimate) < 0.1 * (wanted.high - wanted.low)
-                )
-            ),
-            "The mean is right, its interval is not.",
-            "The runs are paired by seed: take the differences first, then their interval.",
-        ),
-    ],
-)
-
-EXERCISES = {1: NOISE, 2: INVARIANCE, 3: WINDOWS, 4: QUARTER, 5: MATRIXWISE, 6: RESCALED}
+        "That is the pooled list. | It is the same for windows of one size; here some are larger, "
+        "and a pooled list gives them more weight. Each window counts once.",
+        averages(lambda spectra, points: shares([np.mean(spectra, 0)], points)[0], [EQUAL]),
+        "You averaged the eigenvalues, rank by rank. | Average the distributions: shares at a "
+        "point.",
+        averages(shares),
+        "The mean over windows is missing. | .mean(axis=0) leaves one share for each point.",
+        averages(lambda *probe: shares(*probe).sum(0)),
+        "The shares are summed. | Divide by the number of windows.",
+        averages(lambda *probe: 1 - average(*probe)),
+        "Those are the shares above the points. | At most the point: <=.",
+        averages(lambda spectra, points: average(spectra, points - 1e-9)),
+        "An eigenvalue that equals the point is not counted. | <=, not <; or side='right'.",
+        averages(average, times=100),
+        "That is in percent. | Shares between 0 and 1.",
+        averages(lambda *probe: np.median(shares(*probe), 0)),
+        "That is the median over windows. | The mean is asked for.",
+        averages(lambda *probe: shares(*probe)[0]),
+        "Only the first window counts. | Take the mean over all of them.",
+    ),
+    3: exercise(
+        lambda answer: not fitted_by_helper(answer) and of_spectra()(answer),
+        "On four spectra the exponents are others. | Histogram of log10; the left edge of the "
+        "fullest bin; each start from 0.95 to 1.5 times that; α and D of each; α of the smallest "
+        "D.",
+        not_callable,
+        "That is no function. | def my_peak(eigs, bins=100): ...",
+        fitted_by_helper,
+        "That asks the search of helpers.spectral. | Write it yourself: one loop over starts.",
+        more_than_alpha,
+        "More than α comes back. | Return the exponent alone.",
+        of_spectra(low=0),
+        "Starts below 0.95 λ_peak are tried, too. | That is the rule as it is coded; leave out "
+        "the starts below.",
+        of_spectra(high=np.inf),
+        "Starts above 1.5 λ_peak are tried, too. | Leave them out.",
+        of_spectra(edge=1),
+        "That is the right edge of the fullest bin. | np.histogram returns edges, the left one of "
+        "bin i is edges[i].",
+        of_spectra(natural=True),
+        "The bins are even in λ. | Histogram np.log10(eigs), and raise 10 to the edge.",
+        of_spectra(strict_at_the_end, lambda *probe: by_peak(*probe, less=1)),
+        "The start is not counted. | n is the whole tail, its start included, as in section 2.",
+        of_spectra(choose=first),
+        "That is α at the first start. | Try all starts and keep that of the smallest D.",
+        of_spectra(choose=last),
+        "That is α at the last start. | Try all starts and keep that of the smallest D.",
+        of_spectra(choose=max),
+        "That is the start of the largest D. | The smallest distance fits best.",
+        of_spectra(choose=smallest_alpha),
+        "That is the smallest α. | Of all starts that of the smallest D.",
+        of_spectra(lambda eigs, bins: by_peak(eigs, 100)),
+        "There are always 100 bins. | `bins` is an argument.",
+    ),
+    4: exercise(
+        lambda answer: not other_shape(answer) and have()(answer) and misses(answer),
+        "The full matrix's α is not the one that was asked for. | Plant 128 even quantiles of the "
+        "power law (random draws scatter too much) and turn them by matrices that keep lengths.",
+        not_callable,
+        "That is no function. | broken(alpha) returns a matrix: we ask for several α.",
+        other_shape,
+        "The matrix has another shape. | 128 x 512: else noise of a fitting shape would do.",
+        have(np.full(3, spectral.mp_alpha(4))),
+        "That is noise: its α is 3.45, whatever is asked for. | Plant eigenvalues.",
+        lambda answer: np.ptp(whole(answer)) < 0.1,
+        "The full matrix has the same α, whatever is asked for. | `alpha` is an argument; and "
+        "Gaussian factors are no rotations: they bring the spectrum of noise along.",
+        have(TRUTHS + 1),
+        "The full matrix's α is too large by 1. | The share above λ falls with alpha - 1.",
+        have((TRUTHS + 1) / 2),
+        "You planted singular values. | Eigenvalues are their squares: take the root.",
+        without_exponent,
+        "Most eigenvalues of the windows are 0, so that FARMS gives no α at all. | That breaks it, "
+        "but openly. Spread the spectrum over all entries: turn it from both sides.",
+        have(),
+        "FARMS is not far enough from the truth. | Turn the spectrum from both sides.",
+    ),
+    5: exercise(
+        lambda answer: not draws_too_few(answer) and errors()(answer),
+        "These are not the two errors. | α by the median rule for each of n spectra; (α - 1) / "
+        "sqrt(eigenvalues in the tail), α the mean; and the standard deviation of the α's.",
+        not_callable,
+        "That is no function. | def two_errors(make, n, seed): ...",
+        not_two,
+        "Two numbers are asked for. | [textbook, real].",
+        never_varies,
+        "The real error is 0: you drew the same spectrum each time. | One generator, made before "
+        "the loop.",
+        draws_too_few,
+        "Fewer than n spectra are drawn. | make(rng), n times, gives a new one each time.",
+        errors(lambda book, real: (real, book)),
+        "The order is turned. | First the textbook's, then the real one.",
+        errors(lambda book, real: (book, book)),
+        "Both are the textbook's. | The real one is the scatter of n exponents.",
+        errors(lambda book, real: (book / 2**0.5, real)),
+        "All eigenvalues are counted. | The tail is the upper half of them: `n_tail` of the fit.",
+        errors(lambda book, real: (book / N**0.5, real)),
+        "The textbook's error is divided by sqrt(n). | It is that of one spectrum.",
+        errors(lambda book, real: (book, real / N**0.5)),
+        "That is the error of the mean. | How much does one α scatter? The standard deviation.",
+        errors(lambda book, real: (book, real**2)),
+        "That is the variance. | Take its root.",
+        errors(lambda book, real: (book, 1.96 * real)),
+        "That is half an interval. | The standard deviation is asked for.",
+    ),
+    6: exercise(
+        allots(),
+        "On other costs and sizes it is not the block and its sparsities. | The costliest block "
+        "gets (1 - eps) S; all others the same, so that the mean, weighted by sizes, is S.",
+        not_callable,
+        "That is no function. | spare(cost, sizes, S, eps) returns block and sparsities.",
+        not_a_pair,
+        "Two things are asked for. | return block, sparsities",
+        allots(turn=-1),
+        "The order is turned. | First the block, then the sparsities.",
+        allots(pick=lambda cost, sizes: int(np.argmin(cost))),
+        "You spare the cheapest block. | Its cost is what its pruning adds to the loss.",
+        allots(pick=lambda cost, sizes: 0),
+        "You spare block 0, whatever it costs. | Look for the largest cost.",
+        allots(pick=lambda cost, sizes: int(np.argmax(cost / sizes))),
+        "You spare the block that is costliest per weight. | The cost itself decides.",
+        allots(own=lambda S, eps: (1 + eps) * S),
+        "The costliest block is pruned more than the others. | Spare it: (1 - eps) S.",
+        allots(own=lambda S, eps: S - eps),
+        "eps is taken off as it is. | It is a share of S: (1 - eps) S.",
+        allots(own=lambda S, eps: 0.0),
+        "The block is not pruned at all. | It gets (1 - eps) S.",
+        allots(others=lambda own, S, eps, part, n: S),
+        "The mean is below S. | What one block is spared the others must bear.",
+        allots(others=lambda own, S, eps, part, n: (1 + eps) * S),
+        "The others get (1 + eps) S, and the mean is above S. | Solve for the mean.",
+        allots(others=lambda own, S, eps, part, n: (n * S - own) / (n - 1)),
+        "The mean is not weighted. | A large block counts more: use the sizes.",
+        allots(parts=(0,)),
+        "The block is right, the sparsities are not. | The mean, weighted by sizes, is S.",
+        allots(parts=(1,)),
+        "The sparsities are right, the block is not. | Return its number.",
+    ),
+}

@@ -1,15 +1,21 @@
-"""Writes the artefacts of notebook 03 on eigenspectra without aspect-ratio bias.
+"""Writes the artefacts of notebook 03 on language models: exponents, and losses after pruning.
 
     python data/03_farms_eigenspectrum/make_numbers.py alphas smollm2-135m gemma3-270m
     python data/03_farms_eigenspectrum/make_numbers.py pruning smollm2-135m gemma3-270m
-    python data/03_farms_eigenspectrum/make_numbers.py permutations smollm2-135m gemma3-270m
-    python data/03_farms_eigenspectrum/make_numbers.py rates
+    python data/03_farms_eigenspectrum/make_numbers.py blocks smollm2-135m gemma3-270m
+    python data/03_farms_eigenspectrum/make_numbers.py rounding smollm2-135m gemma3-270m
+    python data/03_farms_eigenspectrum/make_numbers.py pruned smollm2-135m gemma3-270m
+    python data/03_farms_eigenspectrum/make_numbers.py windows smollm2-135m
+    python data/03_farms_eigenspectrum/make_numbers.py permutations smollm2-135m
 
-`alphas` fits every linear layer by every rule, `pruning` prunes under every allocation and
-measures the loss per segment, `permutations` does so for shuffled block scores, `rates` trains
-small classifiers with layer-wise learning rates. `pruning` and `permutations` need the alphas.
-What is finished is kept in the cache folder after every step, so an interrupted run goes on where
-it stopped; delete that folder to start anew. Times are in README.md.
+`alphas` fits every linear layer by every rule, also after one more rounding of the weights;
+`pruning` prunes under every allocation and measures the loss of every document; `blocks` prunes
+one block at a time; `rounding` prunes by the exponents of the weights that were rounded once
+more; `pruned` fits the layers of pruned models; `windows` prunes by FARMS with windows of other
+sizes, numbers and ratios; `permutations` prunes in random orders of the blocks. All need the
+alphas. What is finished is kept in the cache folder after every step, so an interrupted run goes
+on where it stopped; a second process may begin at the other end (`backwards`). Times are in
+README.md.
 
 The maps and criteria are written here a second time, fast; the notebook has the version that is
 read, and compares.
@@ -17,14 +23,10 @@ read, and compares.
 
 import sys
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
-from torch import nn
-from torch.nn import functional as F
 
 from helpers import data, hooks, lm, models, spectral
 from helpers.artefacts import Steps, rounded, versions, write
@@ -34,16 +36,37 @@ HERE = Path(__file__).resolve().parent
 HEIGHT = {"smollm2-135m": 192, "gemma3-270m": 256}  # the shortest side of the model's matrices
 OPS = 5
 EPS = 0.2
-SEEDS = (11, 12, 13)
-N_CALIBRATION, N_EVALUATION, N_TOKENS = 8, 32, 128
-# Topics that share no passage of 20 words: some topics quote one another.
+SEED = 11  # of the calibration text
+SEEDS = {"smollm2-135m": (SEED, 12), "gemma3-270m": (SEED,)}
+N_CALIBRATION, N_TOKENS = 8, 128
+# Topics that share no passage of 20 words: some topics quote one another. Of each the middle
+# segment is evaluated: a document counts once, however long it is.
 CALIBRATION = ("compound", "execmodel", "import", "assignment", "debugger")
-EVALUATION = ("specialnames", "calls", "strings", "objects", "comparisons")
-CELLS = (("magnitude", 0.5), ("wanda", 0.5), ("wanda", 0.6))
-NULL_CELL = {"smollm2-135m": ("wanda", 0.6), "gemma3-270m": ("wanda", 0.5)}
+EVALUATION = (
+    "types", "string-methods", "formatstrings", "typesmapping", "customization",
+    "attribute-access", "strings", "sequence-types", "numeric-types", "calls", "operator-summary",
+    "typesseq-mutable", "objects", "raise", "binary", "subscriptions", "integers", "in", "dict",
+    "typesmodules", "typesmethods", "specialattrs", "slicings", "power", "id-classes", "global",
+    "exprlists", "context-managers", "booleans", "yield", "unary", "truth", "nonlocal",
+    "attribute-references", "imaginary", "floating", "del", "atom-literals", "bltin-code-objects",
+    "bitwise",
+)  # fmt: skip
+# Magnitude pruning stops where uniform pruning keeps the perplexity below ten times that of the
+# dense model, in steps of 10 %.
+CELLS = {
+    "smollm2-135m": (("magnitude", 0.4), ("wanda", 0.5), ("wanda", 0.6)),
+    "gemma3-270m": (("magnitude", 0.3), ("wanda", 0.5), ("wanda", 0.6)),
+}
+CELL = ("wanda", 0.6)  # of single blocks, rounding, windows and permutations
 N_PERMUTATIONS = 50
-BY_BLOCK = ("peak", "F_peak", "S_peak", "med", "F_med", "S_med", "ks", "ramp", "reverse")
-BY_MATRIX = ("peak", "F_peak", "med", "F_med", "med/MP")
+SHIFTS = (8, 16, 24)  # columns by which the groups of a second rounding are moved
+GROUP = 32  # weights that share a scale and an offset in the files
+SIZES, POSITIONS, RATIOS = (48, 96, 192), (3, 5, 8), (0.5, 0.75, 1.25, 1.5)
+SPECTRAL = ("full", "FARMS", "own ratio")
+RULES = ("peak", "median")
+TWINS = ("peak, full", "peak, FARMS", "median, full", "median, FARMS")
+BY_MATRIX = tuple(f"median, {own}, by matrix" for own in ("full", "FARMS", "divided"))
+ONE_SEED = ("best fit, full", "peak, full, by rank", "peak, FARMS, by rank", *BY_MATRIX)
 
 
 def block_of(name):
@@ -58,38 +81,92 @@ def arrays(model):
 # --------------------------------------------------------------------------------------- alphas
 
 
+def pooled(weight, height, ratio=1.0, ops=OPS):
+    """Ascending eigenvalues of all windows."""
+    grid = spectral.windows(weight, height, ops=ops, ratio=ratio)
+    return np.sort(spectral.eigenvalues(grid), axis=None)
+
+
+def own_ratio(weight, height):
+    """The control of FARMS: windows of as many entries, in the ratio of the matrix."""
+    rows, columns = weight.shape
+    return pooled(weight, round(height * np.sqrt(rows / columns)), columns / rows)
+
+
+def tail(eigs, rule):
+    if rule == "best fit":
+        return spectral.fit_power_law(eigs)
+    if rule == "median":
+        return spectral.fit_power_law(eigs, spectral.median_starts(eigs))
+    eigs = eigs[eigs > 0]  # pruned matrices lose some; the rule takes logarithms
+    return spectral.fit_power_law(eigs, spectral.peak_starts(eigs))
+
+
 def measure(weight, height, rng):
-    """Every rule's fit of one matrix: {rule: [alpha, D]}."""
-    whole = spectral.eigenvalues(weight)
-    grid = spectral.windows(weight, min(height, *weight.shape), ops=OPS)
-    pooled = np.sort(spectral.eigenvalues(grid), axis=None)
-    r, c = weight.shape  # the control: windows of the matrix's own ratio, half its size
-    same = spectral.windows(weight, r // 2, ops=OPS, ratio=c / r)
-    same = np.sort(spectral.eigenvalues(same), axis=None)
-    shuffled = spectral.eigenvalues(rng.permuted(weight.ravel()).reshape(weight.shape))
-    tails = {
-        "med": (whole, spectral.median_starts(whole)),
-        "peak": (whole, spectral.peak_starts(whole)),
-        "ks": (whole, None),
-        "F_med": (pooled, spectral.median_starts(pooled)),
-        "F_peak": (pooled, spectral.peak_starts(pooled)),
-        "S_med": (same, spectral.median_starts(same)),
-        "S_peak": (same, spectral.peak_starts(same)),
-        "shuffled": (shuffled, spectral.median_starts(shuffled)),
+    """Every rule's fit of one matrix: {rule, windows: [alpha, D]}."""
+    spectra = {
+        "full": spectral.eigenvalues(weight),
+        "FARMS": pooled(weight, height),
+        "own ratio": own_ratio(weight, height),
+        "shuffled": spectral.eigenvalues(rng.permuted(weight.ravel()).reshape(weight.shape)),
     }
-    fits = {rule: spectral.fit_power_law(*tail) for rule, tail in tails.items()}
-    return {rule: rounded((fit.alpha, fit.D), 6) for rule, fit in fits.items()}
+    wanted = [(rule, windows) for rule in RULES for windows in SPECTRAL]
+    wanted += [("best fit", "full"), ("median", "shuffled")]
+    fits = {f"{rule}, {windows}": tail(spectra[windows], rule) for rule, windows in wanted}
+    return {key: rounded((fit.alpha, fit.D), 6) for key, fit in fits.items()}
+
+
+def rounded_again(weight, shift):
+    """The weights (out, in) rounded to 16 even levels in groups of 32, as format Q4_1 does.
+
+    The groups begin `shift` columns later than those of the file, so that the rounding is new.
+    """
+    grouped = np.roll(weight, -shift, axis=1).reshape(-1, GROUP).astype(np.float64)
+    low, high = grouped.min(1, keepdims=True), grouped.max(1, keepdims=True)
+    step = np.where(high > low, (high - low) / 15, 1.0)
+    found = low + step * np.round((grouped - low) / step)
+    return np.roll(found.reshape(weight.shape), shift, axis=1)
+
+
+def twins(weight, height):
+    """Exponents of one matrix by the rules that are compared: {rule, windows: alpha}."""
+    spectra = {"full": spectral.eigenvalues(weight), "FARMS": pooled(weight, height)}
+    return {
+        f"{rule}, {windows}": round(tail(spectra[windows], rule).alpha, 6)
+        for rule in RULES
+        for windows in spectra
+    }
 
 
 def alphas(name):
     model, _ = models.load(name)
-    rng = np.random.default_rng(0)
-    layers = {
-        layer: {"shape": list(weight.shape), **measure(weight, HEIGHT[name], rng)}
-        for layer, weight in arrays(model).items()
+    rng, height = np.random.default_rng(0), HEIGHT[name]
+    steps = Steps(f"farms_alphas_{name}", [OPS, height, SHIFTS, versions()["torch"]])
+    weights = arrays(model)
+    layers = steps.run(
+        "layers",
+        lambda: {
+            layer: {"shape": list(weight.shape), **measure(weight, height, rng)}
+            for layer, weight in weights.items()
+        },
+    )
+    again = {
+        str(shift): steps.run(
+            f"shift {shift}",
+            lambda shift=shift: {
+                layer: twins(rounded_again(weight, shift), height)
+                for layer, weight in weights.items()
+            },
+        )
+        for shift in SHIFTS
     }
-    head = {"model": name, "height": HEIGHT[name], "ops": OPS, **versions()}
-    write(HERE / f"alphas_{name}.json", {**head, "layers": layers})
+    noise = {
+        layer: round(float((rounded_again(weight, SHIFTS[0]) - weight).std() / weight.std()), 4)
+        for layer, weight in weights.items()
+    }
+    head = {"model": name, "height": height, "ops": OPS, **versions()}
+    parts = {"layers": layers, "rounded again": again, "rounding error / sd": noise}
+    write(HERE / f"alphas_{name}.json", {**head, **parts}, indent=None)
 
 
 # -------------------------------------------------------------------------------------- pruning
@@ -116,10 +193,12 @@ def layer_scores(name):
     """Scores by rule, one per matrix, with the matrices' blocks and sizes."""
     layers = data.read_json(HERE / f"alphas_{name}.json")["layers"]
     shapes = np.array([layer["shape"] for layer in layers.values()])
-    rules = ("peak", "F_peak", "S_peak", "med", "F_med", "S_med", "ks")
+    rules = [rule for rule in next(iter(layers.values())) if rule != "shape"]
     scores = {rule: np.array([layer[rule][0] for layer in layers.values()]) for rule in rules}
     noise = [spectral.mp_alpha(longer / shorter) for shorter, longer in np.sort(shapes)]
-    scores["med/MP"] = scores["med"] / noise
+    scores["median, divided"] = scores["median, full"] / noise
+    for rule in ("peak, full", "peak, FARMS"):  # a single outlier moves no other rank
+        scores[f"{rule}, by rank"] = scores[rule].argsort().argsort().astype(float)
     blocks = np.array([block_of(layer) for layer in layers])
     return scores, blocks, shapes.prod(axis=1)
 
@@ -129,41 +208,61 @@ def by_block(scores, blocks):
     return np.bincount(blocks, scores) / np.bincount(blocks)
 
 
+def with_first(share, sizes, first, sparsity):
+    """The block sparsities with another one for block 0, the others scaled to keep the mean."""
+    rest = (sparsity * sizes.sum() - first * sizes[0]) / (share * sizes)[1:].sum()
+    return np.append(first, rest * share[1:])
+
+
 def allocations(name, sparsity):
     """Sparsity of every matrix under every allocation."""
     scores, blocks, sizes = layer_scores(name)
-    depth = np.arange(blocks.max() + 1.0)
-    units = {rule: by_block(own, blocks) for rule, own in scores.items()}
-    units |= {"ramp": depth, "reverse": -depth}
     block_sizes = np.bincount(blocks, sizes)
-    found = {"uniform": np.full(len(blocks), sparsity)}
-    for rule in BY_BLOCK:
-        found[f"{rule}:b"] = allocate(units[rule], block_sizes, sparsity)[blocks]
+    even, ramp = (
+        allocate(units, block_sizes, sparsity)
+        for units in (np.ones(len(block_sizes)), np.arange(len(block_sizes)))
+    )
+    units = {
+        "uniform": even,
+        "ramp": ramp,
+        "uniform, block 0 as in the ramp": with_first(even, block_sizes, ramp[0], sparsity),
+        "ramp, block 0 as in uniform": with_first(ramp, block_sizes, sparsity, sparsity),
+    }
+    whole = [f"{rule}, {windows}" for rule in RULES for windows in SPECTRAL]
+    for rule in whole + [rule for rule in ONE_SEED if rule not in BY_MATRIX]:
+        units[rule] = allocate(by_block(scores[rule], blocks), block_sizes, sparsity)
+    found = {rule: share[blocks] for rule, share in units.items()}
     for rule in BY_MATRIX:
-        found[f"{rule}:m"] = allocate(scores[rule], sizes, sparsity)
+        found[rule] = allocate(scores[rule.removesuffix(", by matrix")], sizes, sparsity)
     return found
+
+
+def shares_of(name, scores, sparsity):
+    """Sparsity of every matrix, by the mean score of its block."""
+    _, blocks, sizes = layer_scores(name)
+    return allocate(by_block(scores, blocks), np.bincount(blocks, sizes), sparsity)[blocks]
 
 
 def permuted(name, sparsity, seed):
     """Block sparsities of the peak rule, handed to blocks in a random order."""
     scores, blocks, sizes = layer_scores(name)
     order = np.random.default_rng([seed, 5]).permutation(blocks.max() + 1)
-    share = allocate(by_block(scores["peak"], blocks)[order], np.bincount(blocks, sizes), sparsity)
-    return share[blocks]
+    units = by_block(scores["peak, full"], blocks)[order]
+    return allocate(units, np.bincount(blocks, sizes), sparsity)[blocks]
 
 
-def segments(tokenizer, topics):
-    texts = data.english_prose(topics).texts
-    return torch.cat([lm.segments(tokenizer, text, N_TOKENS) for text in texts])
+def segments(tokenizer, topic):
+    return lm.segments(tokenizer, data.english_prose([topic]).texts[0], N_TOKENS)
 
 
 def evaluation(tokenizer):
-    rows = segments(tokenizer, EVALUATION)
-    return rows[np.linspace(0, len(rows) - 1, N_EVALUATION).astype(int)]
+    """One segment, the middle one, of every document."""
+    pieces = [segments(tokenizer, topic) for topic in EVALUATION]
+    return torch.stack([rows[len(rows) // 2] for rows in pieces])
 
 
 def calibration(tokenizer, seed):
-    rows = segments(tokenizer, CALIBRATION)
+    rows = torch.cat([segments(tokenizer, topic) for topic in CALIBRATION])
     return rows[np.random.default_rng(seed).choice(len(rows), N_CALIBRATION, replace=False)]
 
 
@@ -207,7 +306,7 @@ def prepare(pruner, model, tokenizer, criterion, seed):
 
 
 def losses(model, rows):
-    return rounded(lm.segment_nll(model, rows, batch_size=8), 5)
+    return rounded(lm.segment_nll(model, rows, batch_size=20), 5)
 
 
 def setting(name):
@@ -218,11 +317,10 @@ def setting(name):
     }
     return {
         "model": name,
-        "about": "mean negative log-likelihood (nats per token) of each evaluation segment",
+        "about": "mean negative log-likelihood (nats per token) of each evaluation document",
         "calibration_topics": CALIBRATION,
         "evaluation_topics": EVALUATION,
         "n_calibration": N_CALIBRATION,
-        "n_evaluation": N_EVALUATION,
         "n_tokens": N_TOKENS,
         "eps": EPS,
         **digests,
@@ -236,139 +334,126 @@ def stamp(name):
     return {**parts, "scores": [rounded(scores[rule], 4) for rule in scores]}
 
 
+class Bench:
+    """A model, its pruner and the evaluation text; calibrated only when a step needs it."""
+
+    def __init__(self, name):
+        self.model, self.tokenizer = models.load(name)
+        self.model.eval()
+        self.rows, self.pruner = evaluation(self.tokenizer), Pruner(self.model)
+        self.ready = None
+
+    def loss(self, criterion, seed, shares, rows=slice(None)):
+        if self.ready != (criterion, seed):
+            prepare(self.pruner, self.model, self.tokenizer, criterion, seed)
+            self.ready = criterion, seed
+        self.pruner.prune(shares)
+        return losses(self.model, self.rows[rows])
+
+    def dense(self):
+        self.pruner.restore()
+        return losses(self.model, self.rows)
+
+
 def pruning(name):
-    model, tokenizer = models.load(name)
-    model.eval()
-    steps, rows = Steps(f"farms_pruning_{name}", stamp(name)), evaluation(tokenizer)
-    dense = steps.run("dense", lambda: losses(model, rows))
-    pruner, cells = Pruner(model), {}
+    bench, tasks = Bench(name), {}
     # A seed draws the calibration text, which magnitude pruning does not look at.
-    runs = [(c, s, seed) for seed in SEEDS for c, s in CELLS if c == "wanda" or seed == SEEDS[0]]
+    runs = [
+        (*cell, seed)
+        for seed in SEEDS[name]
+        for cell in CELLS[name]
+        if cell[0] == "wanda" or seed == SEED
+    ]
     for criterion, sparsity, seed in runs:
-        label = f"{criterion} {sparsity} seed {seed}"
-        wanted = allocations(name, sparsity)
-        if any(f"{label} {key}" not in steps.done for key in wanted):
-            prepare(pruner, model, tokenizer, criterion, seed)
-        for key, shares in wanted.items():
+        for key, shares in allocations(name, sparsity).items():
+            if seed == SEED or key not in ONE_SEED:
+                tasks[f"{criterion} {sparsity}|{key}|{seed}"] = (
+                    lambda own=(criterion, seed, shares): bench.loss(*own)
+                )
+    steps = Steps(f"farms_pruning_{name}", stamp(name))
+    dense, found, cells = steps.run("dense", bench.dense), steps.run_all(tasks), {}
+    for label, own in found.items():
+        cell, key, seed = label.split("|")
+        cells.setdefault(cell, {}).setdefault(key, {})[seed] = own
+    content = {**setting(name), "dense": dense, "cells": cells}
+    write(HERE / f"pruning_{name}.json", content, indent=None)
 
-            def compute(shares=shares):
-                pruner.prune(shares)
-                return losses(model, rows)
 
-            found = steps.run(f"{label} {key}", compute)
-            cells.setdefault(f"{criterion} {sparsity}", {}).setdefault(key, {})[str(seed)] = found
-    write(HERE / f"pruning_{name}.json", {**setting(name), "dense": dense, "cells": cells})
+def losses_of(name, part, tasks, rows=slice(None)):
+    """Losses by label, with the setting; `tasks` maps labels to sparsities of all matrices."""
+    bench, (criterion, _) = Bench(name), CELL
+    tasks = {
+        label: lambda shares=shares: bench.loss(criterion, SEED, shares, rows)
+        for label, shares in tasks.items()
+    }
+    found = Steps(f"farms_{part}_{name}", stamp(name)).run_all(tasks)
+    head = {**setting(name), "cell": " ".join(map(str, CELL)), "seed": SEED}
+    write(HERE / f"{part}_{name}.json", {**head, "losses": found}, indent=None)
+
+
+def blocks(name):
+    _, own, _ = layer_scores(name)
+    shares = {str(block): CELL[1] * (own == block) for block in range(own.max() + 1)}
+    losses_of(name, "blocks", shares)
+
+
+def rounding(name):
+    again = data.read_json(HERE / f"alphas_{name}.json")["rounded again"]
+    tasks = {
+        f"{rule}|{shift}": shares_of(
+            name, np.array([layer[rule] for layer in own.values()]), CELL[1]
+        )
+        for shift, own in again.items()
+        for rule in TWINS
+    }
+    losses_of(name, "rounding", tasks)
+
+
+def windows(name):
+    weights = arrays(models.load(name)[0]).values()
+    settings = [(size, ops, 1.0) for size in SIZES for ops in POSITIONS]
+    settings += [(SIZES[1], OPS, ratio) for ratio in RATIOS]
+    steps, tasks = Steps(f"farms_window_alphas_{name}", [SIZES, POSITIONS, RATIOS, GROUP]), {}
+    for size, ops, ratio in settings:
+
+        def exponents(size=size, ops=ops, ratio=ratio):
+            spectra = [pooled(weight, size, ratio, ops) for weight in weights]
+            return {rule: [tail(eigs, rule).alpha for eigs in spectra] for rule in RULES}
+
+        found = steps.run(f"{size} {ops} {ratio}", exponents)
+        for rule in RULES:
+            tasks[f"{rule}|{size}|{ops}|{ratio}"] = shares_of(name, np.array(found[rule]), CELL[1])
+    losses_of(name, "windows", tasks)
 
 
 def permutations(name):
-    model, tokenizer = models.load(name)
-    model.eval()
-    rows = evaluation(tokenizer)[::2]
-    criterion, sparsity = NULL_CELL[name]
-    cell = [criterion, sparsity, SEEDS[0], "every second segment"]
-    steps = Steps(f"farms_permutations_{name}", [stamp(name), cell])
-    pruner, found = Pruner(model), []
-    prepare(pruner, model, tokenizer, criterion, SEEDS[0])
-    for draw in range(N_PERMUTATIONS):
-
-        def compute(draw=draw):
-            pruner.prune(permuted(name, sparsity, draw))
-            return losses(model, rows)
-
-        found.append(steps.run(f"draw {draw}", compute))
-    head = {**setting(name), "cell": f"{criterion} {sparsity}", "seed": SEEDS[0]}
-    write(HERE / f"permutations_{name}.json", {**head, "segments": "every second", "draws": found})
+    tasks = {str(draw): permuted(name, CELL[1], draw) for draw in range(N_PERMUTATIONS)}
+    losses_of(name, "permutations", tasks, slice(None, None, 2))
 
 
-# ---------------------------------------------------------------------------------------- rates
+def pruned(name):
+    bench, wanted = Bench(name), allocations(name, CELL[1])
+    kept = ("uniform", "peak, full", "peak, FARMS", "peak, own ratio", "ramp")
 
-SIZES = (64, 256, 64, 512, 64, 10)
-RATES, RATE_SEEDS, EPOCHS = (0.03, 0.05, 0.1), range(100, 120), 25
-METHODS = ("uniform", "TB", "TB+FARMS", "random", "TB mean 1", "TB+FARMS mean 1")
+    def exponents(key):
+        prepare(bench.pruner, bench.model, bench.tokenizer, CELL[0], SEED)
+        if key != "dense":
+            bench.pruner.prune(wanted[key])
+        return {n: twins(w, HEIGHT[name]) for n, w in arrays(bench.model).items()}
 
-
-def tempbalance(values, low=0.5, high=1.5):
-    values = np.asarray(values, dtype=float)
-    span = np.ptp(values)
-    return low + (high - low) * (values - values.min()) / span if span else np.ones(len(values))
-
-
-def multipliers(method, weights, rng):
-    """Factors of the global learning rate for all layers but the last."""
-    kind, _, normal = method.partition(" ")
-    if kind == "uniform":
-        return np.ones(len(weights))
-    if kind == "random":
-        return rng.uniform(0.5, 1.5, len(weights))
-    spectra = []
-    for weight in weights:
-        grid = spectral.windows(weight, 32, ops=OPS) if kind == "TB+FARMS" else weight
-        spectra.append(np.sort(spectral.eigenvalues(grid), axis=None))
-    found = tempbalance([spectral.tail_alpha(e, len(e) // 2) for e in spectra])
-    return found / found.mean() if normal else found
+    tasks = {key: lambda key=key: exponents(key) for key in ("dense", *kept)}
+    found = Steps(f"farms_pruned_{name}", stamp(name)).run_all(tasks)
+    head = {"model": name, "cell": " ".join(map(str, CELL)), "seed": SEED, **versions()}
+    write(HERE / f"pruned_{name}.json", {**head, "alphas": found}, indent=None)
 
 
-def digits(seed):
-    """600 training images with a fifth of the labels replaced, and all others for the test."""
-    images, labels = load_digits(return_X_y=True)
-    rng = np.random.default_rng([seed, 1])
-    order = rng.permutation(len(labels))
-    x = torch.tensor(images[order] / 16, dtype=torch.float32)
-    y = torch.tensor(labels[order])
-    noisy = torch.tensor(rng.random(600) < 0.2)
-    y[:600][noisy] = torch.tensor(rng.integers(0, 10, int(noisy.sum())))
-    return x[:600], y[:600], x[600:], y[600:]
-
-
-def train(method, rate, seed):
-    """Test accuracy and the mean factor of the learning rate over layers and epochs."""
-    x, y, x_test, y_test = digits(seed)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        layers = [nn.Linear(a, b) for a, b in pairwise(SIZES)]
-    net = nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU())))[:-1]
-    groups = [{"params": layer.parameters()} for layer in layers]
-    optimiser = torch.optim.SGD(groups, lr=rate, momentum=0.9, weight_decay=5e-4)
-    rng, used = np.random.default_rng([seed, 2]), []
-    fixed = multipliers("random", layers[:-1], rng) if method == "random" else None
-    for epoch in range(EPOCHS):
-        weights = [layer.weight.detach().numpy() for layer in layers[:-1]]
-        factors = multipliers(method, weights, rng) if fixed is None else fixed
-        used.append(float(np.mean(factors)))
-        now = rate * 0.5 * (1 + np.cos(np.pi * epoch / EPOCHS))
-        for group, factor in zip(optimiser.param_groups, [*factors, 1.0], strict=True):
-            group["lr"] = now * factor
-        for batch in torch.tensor(rng.permutation(len(x))).split(50):
-            optimiser.zero_grad()
-            F.cross_entropy(net(x[batch]), y[batch]).backward()
-            optimiser.step()
-    with torch.no_grad():
-        accuracy = (net(x_test).argmax(1) == y_test).double().mean()
-    return rounded((accuracy, np.mean(used)))
-
-
-def rates():
-    steps = Steps("farms_rates", [SIZES, EPOCHS, OPS, torch.__version__])
-    runs = {
-        str(rate): {
-            method: [
-                steps.run(f"{rate} {method} {s}", lambda m=method, r=rate, s=s: train(m, r, s))
-                for s in RATE_SEEDS
-            ]
-            for method in METHODS
-        }
-        for rate in RATES
-    }
-    about = "scikit-learn digits: [test accuracy, mean factor of the learning rate] per seed"
-    write(HERE / "rates.json", {"about": about, "seeds": [*RATE_SEEDS], **versions(), "runs": runs})
-
+PARTS = {
+    own.__name__: own for own in (alphas, pruning, blocks, rounding, windows, permutations, pruned)
+}
 
 if __name__ == "__main__":
-    part, *names = sys.argv[1:] or ["", ""]
-    if part == "rates":
-        rates()
-    elif part in ("alphas", "pruning", "permutations") and names:
-        for name in names:
-            {"alphas": alphas, "pruning": pruning, "permutations": permutations}[part](name)
-    else:
+    part, *names = [word for word in sys.argv[1:] if word != "backwards"] or [""]
+    if part not in PARTS or not names:
         sys.exit(__doc__)
+    for name in names:
+        PARTS[part](name)

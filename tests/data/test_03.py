@@ -13,7 +13,7 @@ from helpers import data, hooks, models, spectral
 HERE = data.folder("03")
 
 
-farms, released = data.module("03", "make_numbers"), data.module("03", "released")
+farms = data.module("03", "make_numbers")
 
 
 @pytest.mark.parametrize(
@@ -123,26 +123,6 @@ def test_magnitude_pruning_keeps_the_largest():
         assert torch.equal(layer.weight[~gone], pruner.originals[name][~gone])
 
 
-def test_tempbalance_map_by_hand():
-    np.testing.assert_allclose(0.1 * farms.tempbalance([2, 3, 4]), [0.05, 0.10, 0.15])
-    np.testing.assert_allclose(farms.tempbalance([3, 3, 3]), 1)
-    np.testing.assert_allclose(farms.tempbalance([4, 2], 0.1, 1.9), [1.9, 0.1])
-
-
-@pytest.mark.parametrize("method", farms.METHODS)
-def test_rate_factors(method):
-    rng = np.random.default_rng(0)
-    weights = [rng.normal(size=shape) for shape in ((256, 64), (64, 256), (512, 64), (64, 512))]
-    factors = farms.multipliers(method, weights, rng)
-    assert factors.shape == (4,) and (factors > 0).all()
-    if method == "uniform" or method.endswith("mean 1"):
-        assert factors.mean() == pytest.approx(1, abs=1e-12)
-    else:
-        assert ((factors >= 0.5) & (factors <= 1.5)).all()
-    if method in ("TB", "TB+FARMS"):
-        assert (factors.min(), factors.max()) == (0.5, 1.5)
-
-
 def passages(topics, n_words=20):
     found = set()
     for text in data.english_prose(topics).texts:
@@ -151,10 +131,81 @@ def passages(topics, n_words=20):
     return found
 
 
-def test_calibration_and_evaluation_share_no_passage():
-    calibration, evaluation = passages(farms.CALIBRATION), passages(farms.EVALUATION)
-    assert len(calibration) > 1000 and len(evaluation) > 1000
-    assert not calibration & evaluation
+def test_no_two_documents_share_a_passage():
+    documents = [passages([topic]) for topic in farms.CALIBRATION + farms.EVALUATION]
+    assert len(farms.EVALUATION) == 40 and min(map(len, documents)) > 30
+    assert len(set.union(*documents)) == sum(map(len, documents))
+
+
+def test_a_window_of_the_own_ratio_has_as_many_entries():
+    rng = np.random.default_rng(0)
+    for shape, height in (((576, 1536), 192), ((1536, 576), 192), ((192, 576), 192), ((40, 40), 8)):
+        matrix = rng.normal(size=shape)
+        ours = farms.own_ratio(matrix, height)
+        rows = round(height * np.sqrt(shape[0] / shape[1]))
+        columns = int(round(rows * shape[1] / shape[0], 9))
+        assert rows * columns == pytest.approx(height**2, rel=0.02)
+        assert len(ours) % min(rows, columns) == 0 and (np.diff(ours) >= 0).all()
+    square = rng.normal(size=(40, 40))
+    np.testing.assert_allclose(farms.own_ratio(square, 8), farms.pooled(square, 8))
+
+
+def test_a_second_rounding_has_the_levels_of_the_first():
+    rng = np.random.default_rng(1)
+    weight = rng.normal(size=(6, 96))
+    first = farms.rounded_again(weight, 0)
+    np.testing.assert_allclose(farms.rounded_again(first, 0), first, atol=1e-12)  # nothing is new
+    assert max(len(np.unique(row)) for row in first.reshape(-1, 32)) <= 16
+    grouped = weight.reshape(-1, 32)
+    step = np.ptp(grouped, axis=1) / 15
+    assert (abs(first - weight).reshape(-1, 32).max(1) <= step / 2 + 1e-12).all()
+    again = farms.rounded_again(first, 8)  # the error of a second one is of the size of the first
+    assert 0.5 < (again - first).std() / (first - weight).std() < 1.5
+    by_hand = farms.rounded_again(np.roll(weight, 8, axis=1), 8)  # groups begin 8 columns later
+    np.testing.assert_allclose(by_hand, np.roll(first, 8, axis=1))
+    flat = np.ones((2, 32))
+    np.testing.assert_array_equal(farms.rounded_again(flat, 8), flat)
+
+
+def test_another_sparsity_for_block_0_keeps_the_mean():
+    share, sizes = np.array([0.48, 0.6, 0.72]), np.array([1.0, 2.0, 1.0])
+    moved = farms.with_first(share, sizes, 0.6, 0.6)
+    assert np.average(moved, weights=sizes) == pytest.approx(0.6)
+    assert moved[0] == 0.6 and moved[2] / moved[1] == pytest.approx(1.2)
+
+
+@pytest.mark.parametrize("name", farms.HEIGHT)
+def test_every_allocation_reaches_the_target(name):
+    _, blocks, sizes = farms.layer_scores(name)
+    for sparsity in (0.4, 0.6):
+        found = farms.allocations(name, sparsity)
+        for share in found.values():
+            assert np.average(share, weights=sizes) == pytest.approx(sparsity)
+        even, spared = found["uniform"], found["uniform, block 0 as in the ramp"]
+        assert spared[0] == found["ramp"][0] < sparsity and np.ptp(spared[blocks > 0]) < 1e-12
+        assert found["ramp, block 0 as in uniform"][0] == sparsity == even[0]
+    by_rank = found["peak, FARMS, by rank"]
+    assert not np.allclose(by_rank, found["peak, FARMS"])
+
+
+def test_zeros_are_left_out_of_a_peak():
+    eigs = np.sort(np.random.default_rng(2).pareto(1.5, 200) + 1)
+    padded = np.concatenate([np.zeros(20), eigs])
+    assert farms.tail(padded, "peak").alpha == farms.tail(eigs, "peak").alpha
+
+
+@pytest.mark.parametrize("name", farms.HEIGHT)
+def test_stored_grids_hold_what_the_recipe_says(name):
+    grid = data.read_json(HERE / f"pruning_{name}.json")
+    assert list(grid["cells"]) == [f"{own} {share}" for own, share in farms.CELLS[name]]
+    for cell, by_allocation in grid["cells"].items():
+        for allocation in farms.allocations(name, 0.5):
+            own, many = by_allocation[allocation], "wanda" in cell
+            many &= allocation not in farms.ONE_SEED
+            assert list(own) == [str(s) for s in farms.SEEDS[name][: None if many else 1]]
+            assert {len(losses) for losses in own.values()} == {len(farms.EVALUATION)}
+    alone = data.read_json(HERE / f"blocks_{name}.json")["losses"]
+    assert len(alone) == farms.layer_scores(name)[1].max() + 1
 
 
 def test_a_stamp_may_hold_tuples(monkeypatch, tmp_path):
@@ -164,30 +215,3 @@ def test_a_stamp_may_hold_tuples(monkeypatch, tmp_path):
     again = farms.Steps("run", stamp)
     assert list(again.run("one", lambda: 1 / 0)) == [1, 2]
     assert farms.Steps("run", {**stamp, "topics": ("a", "c")}).done == {}
-
-
-def test_wikitext_is_read_as_plain_text_or_parquet(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="WikiText-2 is not here"):
-        released.wikitext(tmp_path)
-    other = tmp_path / "another-set" / "test-00000-of-00001.parquet"
-    other.parent.mkdir()
-    other.write_bytes(b"")
-    with pytest.raises(FileNotFoundError, match="WikiText-2 is not here"):
-        released.wikitext(tmp_path)
-    inner = tmp_path / "wikitext-2-raw-v1"
-    inner.mkdir()
-    parquet = inner / "test-00000-of-00001.parquet"
-    parquet.write_bytes(b"")
-    rows = [" = Title = \n", "", "A text .\n"]
-    monkeypatch.setattr(
-        released.pd, "read_parquet", lambda path: released.pd.DataFrame({"text": rows})
-    )
-    assert released.wikitext(tmp_path) == "".join(rows)
-    monkeypatch.setattr(
-        released.pd, "read_parquet", lambda path: released.pd.DataFrame({"words": rows})
-    )
-    with pytest.raises(ValueError, match=r"parquet: column 'text'"):
-        released.wikitext(tmp_path)
-    (inner / "wiki.test.raw").write_text("Łódź .\n", encoding="utf-8-sig")
-    monkeypatch.setenv("TUTORIALS_DATA", str(tmp_path))
-    assert released.wikitext() == "Łódź .\n"
