@@ -413,7 +413,10 @@ def windows(name):
     weights = arrays(models.load(name)[0]).values()
     settings = [(size, ops, 1.0) for size in SIZES for ops in POSITIONS]
     settings += [(SIZES[1], OPS, ratio) for ratio in RATIOS]
-    steps, tasks = Steps(f"farms_window_alphas_{name}", [SIZES, POSITIONS, RATIOS, GROUP]), {}
+    steps, tasks = (
+        Steps(f"farms_window_alphas_{name}", [SIZES, POSITIONS, RATIOS, torch.__version__]),
+        {},
+    )
     for size, ops, ratio in settings:
 
         def exponents(size=size, ops=ops, ratio=ratio):
