@@ -39,7 +39,7 @@ EPSILON = {
 TEN = {("LLaMA-7B", "SparseGPT"), ("LLaMA-7B", "magnitude")}  # all others have 15 positions
 HEADLINE = ("LLaMA-7B", "SparseGPT", 0.8)  # 17.3 % lower perplexity, as third-party notes say
 
-RAMP = {"sparsity": 0.6, "eps": 0.2}  # at which allocations are compared with a ramp: section 8's
+RAMP = {"sparsity": 0.6, "eps": 0.2}  # at which allocations are compared with a ramp: section 9's
 
 
 # ------------------------------------------------------------------------- the authors' block map
