@@ -7,7 +7,7 @@ import pytest
 
 from helpers import __main__ as front
 
-SECOND_EDITION = ["03", "04", "05", "07"]
+SECOND_EDITION = ["03", "04", "05", "06", "07"]
 EACH = pytest.mark.parametrize("number", SECOND_EDITION)
 LIMIT_WORDS, LIMIT_LINES, LIMIT_CELLS = 3_000, 400, 60
 LIMIT_SIGHT = 25  # lines of a cell in sight

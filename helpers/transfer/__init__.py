@@ -3,18 +3,17 @@
 from helpers.transfer.coordinates import (  # noqa: F401
     activations,
     estimated,
+    folded,
     identity,
     in_coordinates,
     layer_and_kind,
     random_coordinates,
     recoordinate,
-    rotation_path,
 )
 from helpers.transfer.likeness import cka_matrix, flat_cosine, linear_cka, mutual_knn  # noqa: F401
 from helpers.transfer.methods import (  # noqa: F401
     MODULES,
     Translator,
-    aligned,
     apply_delta,
     best_block,
     changed_weights,

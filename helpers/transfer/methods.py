@@ -7,14 +7,13 @@ Before injection (LaTen): a small network translates the teacher's neurons and a
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from helpers import hooks, training
 from helpers.transfer.coordinates import layer_and_kind, output_projections
@@ -287,29 +286,3 @@ def injected(
         vectors = vectors if axis == 0 else vectors.T
         found[name] = weight.detach().index_add(axis, places[kind][layer], vectors)
     return found
-
-
-def aligned(
-    student: nn.Module,
-    vectors: Mapping[str, Tensor],
-    places: Mapping[str, Tensor],
-    translator: Translator,
-    *,
-    weight: float = 1000.0,
-) -> tuple[nn.Module, Callable, Callable]:
-    """What `transfer.training` needs to train the translator alone: (model, scores, penalty).
-
-    The loss is the student's with the translated neurons added, plus `weight` times the mean
-    square of what is added, summed over kinds: it pulls them to zero, nothing pulls them towards
-    the student's weights.
-    """
-
-    def scores(_model: nn.Module, prompts: Tensor) -> Tensor:
-        changed = injected(student, translator(vectors), places)
-        settings = {"input_ids": prompts, "use_cache": False, "logits_to_keep": 1}
-        return functional_call(student, changed, (), settings).logits[:, -1]
-
-    def penalty() -> Tensor:
-        return weight * sum(own.square().mean() for own in translator(vectors).values())
-
-    return translator, scores, penalty

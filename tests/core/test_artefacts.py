@@ -283,7 +283,7 @@ def test_a_missing_key_is_named_with_its_file():
         seeds["3"]
     assert error.value.args == (
         "'3' is not in data/06_neural_incompatibility/numbers.json "
-        "(has '10', '11', '12', '13', '14')",
+        "(has '10', '11', '12', '13', '14', '15', '16', '17', ...)",
     )
     with pytest.raises(KeyError, match=r"'h', \.\.\.\)"):
         data.Record(dict.fromkeys("abcdefghij"), "x.json")["z"]

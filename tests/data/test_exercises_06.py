@@ -1,355 +1,499 @@
 """The checks of notebook 06: every form of a right answer passes, wrong ones are named."""
 
-import copy
+import math
 
 import numpy as np
 import pytest
 import torch
 from families import one_thread  # noqa: F401
-from torch import nn
+from scipy.stats import norm
+from statsmodels.stats.proportion import proportions_ztest
 
-from helpers import data, training, transfer
+from helpers import data, transfer
 
-SEED = 10
-EXERCISES = data.module("06", "exercises").EXERCISES
-WEIGHT = torch.randn(96, 80, generator=torch.Generator().manual_seed(0)) @ torch.diag(
-    torch.linspace(3, 0.1, 80)
-)
-RANKS = (1, 2, 4, 8, 16, 32, 64)
+ROOM = data.module("06", "exercises")
+EXERCISES = ROOM.EXERCISES
 
 
-@pytest.fixture(scope="module")
-def kept():
-    return transfer.load(data.folder("06") / "models" / f"{SEED}.safetensors")
+def kinds(id):
+    return [EXERCISES[id].kind, *(mistake.kind for mistake in EXERCISES[id].mistakes)]
 
 
-@pytest.fixture(scope="module")
-def world():
-    return transfer.world(SEED)
+def passes(says, id, *answers):
+    for answer in answers:
+        assert says(id, answer) == (True, f"✔ Exercise {id}: right.\n")
 
 
-@pytest.fixture(scope="module")
-def examples(world):
-    return transfer.split(world, SEED)
+def refuses(says, id, answer, kind):
+    """Whether an answer is refused with the one kind of mistake that begins like this."""
+    (whole,) = [own for own in kinds(id) if own.startswith(kind)]
+    right, text = says(id, answer)
+    assert not right
+    assert f"not yet. {whole}" in text.replace("\\'", "'"), text
 
 
-@pytest.fixture(scope="module")
-def sensitive(kept, examples):
-    return transfer.sensitivity(kept["T1"], examples["extract"])
+@pytest.mark.parametrize("id", EXERCISES)
+def test_an_untouched_stub_and_nonsense_are_no_answers(says, id):
+    assert says(id, ...) == (False, f"○ Exercise {id}: not answered yet.\n")
+    assert not says(id, object())[0]
+    assert not says(id, lambda *arguments: None)[0]
 
 
-@pytest.fixture(scope="module")
-def delta(kept):
-    return transfer.difference(kept["T1"], kept["T0"])
-
-
-def named(id, number):
-    return EXERCISES[id].mistakes[number].kind
+@pytest.mark.parametrize("id", EXERCISES)
+def test_every_kind_of_mistake_begins_in_its_own_way_and_no_hint_hands_in_the_answer(id):
+    assert len({own[:32] for own in kinds(id)}) == len(kinds(id)) >= 4
+    hints = [EXERCISES[id].how, *(mistake.how for mistake in EXERCISES[id].mistakes)]
+    assert not any("def " in how or "return " in how.replace("Return", "") for how in hints)
 
 
 # Exercise 1
 
 
-def cosines(weight, of=lambda part, weight: weight):
-    parts = (u @ v for u, v in (transfer.low_rank(weight, rank) for rank in RANKS))
-    return [transfer.flat_cosine(part, of(part, weight)) for part in parts]
+def cka(layers, **how):
+    return transfer.cka_matrix(layers, layers, **({"debiased": True} | how))
 
 
-def closed(weight):
-    squares = torch.linalg.svdvals(weight).square()
-    return [float((squares[:rank].sum() / squares.sum()).sqrt()) for rank in RANKS]
+def by_pairs(layers):
+    pairs = [(x, y) for i, x in enumerate(layers) for y in layers[:i]]
+    return torch.tensor([transfer.linear_cka(x, y, debiased=True) for x, y in pairs]).mean()
 
 
-def test_1_takes_two_lists_however_they_are_made(says):
-    measured, formula = cosines(WEIGHT), closed(WEIGHT)
-    sigma = np.linalg.svd(WEIGHT.double().numpy(), compute_uv=False)
-    other = np.sqrt([sum(sigma[:rank] ** 2) / sum(sigma**2) for rank in RANKS])
-    for answer in (
-        (measured, formula),
-        (np.array(measured), torch.tensor(formula)),
-        (measured, other),
-        [measured, list(other)],
-        (tuple(round(x, 6) for x in measured), [round(x, 6) for x in formula]),
-    ):
-        assert says(1, answer, weight=WEIGHT) == (True, "✔ Exercise 1: right.\n")
+def unbiased_hsic(x, y):
+    """Song et al. 2012, equation 5, written out."""
+    n = len(x)
+    k, m = (np.where(np.eye(n), 0, own @ own.T) for own in (x, y))
+    parts = np.trace(k @ m) + k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (k @ m).sum()
+    return parts / (n * (n - 3))
+
+
+def by_the_definition(layers):
+    found = [
+        unbiased_hsic(x, y) / math.sqrt(unbiased_hsic(x, x) * unbiased_hsic(y, y))
+        for i, x in enumerate(layers)
+        for j, y in enumerate(layers)
+        if i != j
+    ]
+    return [sum(found) / len(found)]
+
+
+def without_the_diagonal(layers):
+    found, n = cka(layers), len(layers)
+    return (found.sum() - n) / (n * n - n)
+
+
+def test_1(says):
+    passes(says, 1, by_pairs, by_the_definition, without_the_diagonal)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "number"),
+    ("answer", "kind"),
     [
-        (lambda: (closed(WEIGHT), closed(WEIGHT)), 0),
-        (lambda: (cosines(WEIGHT), cosines(WEIGHT)), 0),
-        (lambda: (cosines(WEIGHT), np.square(closed(WEIGHT))), 1),
-        (lambda: (cosines(WEIGHT, lambda part, own: own - part), closed(WEIGHT)), 2),
-        (lambda: (cosines(WEIGHT)[:6], closed(WEIGHT)[:6]), None),
-        (lambda: (closed(WEIGHT.T @ WEIGHT), cosines(WEIGHT)), None),
+        (lambda layers: cka(layers).mean(), "Every layer is compared with itself"),
+        (lambda layers: cka(layers)[np.tril_indices(len(layers))].mean(), "Every layer is"),
+        (lambda layers: cka(layers, debiased=False).mean(), "Every layer is"),
+        (
+            lambda layers: cka(layers, debiased=False)[np.tril_indices(len(layers), -1)].mean(),
+            "That is plain CKA",
+        ),
+        (lambda layers: np.diag(cka(layers), 1).mean(), "Only neighbours"),
+        (lambda layers: np.tril(cka(layers), -1).mean(), "Entries that were set to 0"),
+        (lambda layers: (cka(layers) - np.eye(len(layers))).mean(), "Entries that were set to 0"),
+        (lambda layers: cka(layers)[0, 1:].mean(), "Only the first layer"),
+        (lambda layers: np.median(cka(layers)[np.tril_indices(len(layers), -1)]), "That is the m"),
+        (lambda layers: cka(layers)[np.tril_indices(len(layers), -1)].sum(), "That is the sum"),
+        (
+            lambda layers: without_the_diagonal([(x - x.mean(0)) / x.std(0) for x in layers]),
+            "The columns were standardised",
+        ),
+        (cka, "One number is asked for"),
+        (lambda layers: without_the_diagonal(layers) + 0.01, "On three small models"),
     ],
 )
-def test_1_names_what_is_wrong(says, wrong, number):
-    right, text = says(1, wrong(), weight=WEIGHT)
-    assert not right
-    assert (EXERCISES[1].kind if number is None else named(1, number)) in text
-
-
-def test_1_stub(says):
-    assert says(1, (..., ...), weight=WEIGHT)[1] == "○ Exercise 1: not answered yet.\n"
+def test_1_names_what_is_wrong(says, answer, kind):
+    refuses(says, 1, answer, kind)
 
 
 # Exercise 2
 
 
-@pytest.fixture(scope="module")
-def first(kept, sensitive, world):
-    """Accuracy on A with parts of the block and of its rank-8 part added, and the context."""
-    whole, part = (transfer.seek(kept["T1"], kept["small"], sensitive, r) for r in (48, 8))
-
-    def first(a, b):
-        added = {n: a * whole[n][0] @ whole[n][1] + b * part[n][0] @ part[n][1] for n in whole}
-        return transfer.accuracy(transfer.apply_delta(kept["small"], added), world["A"])
-
-    context = {"teacher": kept["T1"], "student": kept["small"]}
-    return first, context | {"scores": sensitive, "facts": world["A"]}
+def losses(runs, arm, step, what="nll"):
+    """By rate: (runs,)."""
+    arms = [own["after injection"][arm] for own in runs]
+    return {r: np.array([own[r][str(step)][what] for own in arms]) for r in arms[0]}
 
 
-def test_2_takes_the_accuracy_also_by_lora(says, first, kept, sensitive, world):
-    added, context = first
-    assert says(2, added(-1, 1), **context)[0]
-    whole, part = (transfer.seek(kept["T1"], kept["small"], sensitive, r) for r in (48, 8))
-    other = transfer.with_lora(kept["small"], 8, 0, part)
-    for name, (u, v) in part.items():
-        base = other.get_submodule(name.removesuffix(".weight")).base_layer.weight
-        base.data += u @ v - whole[name][0] @ whole[name][1]
-    by_lora = transfer.accuracy(other, world["A"])
-    assert says(2, torch.tensor(by_lora), **context)[0]
-    assert says(2, np.array([round(by_lora, 2)]), **context)[0]
+def level(runs, step, *, over=np.mean, key=float, what="nll", goal="0.003"):
+    """Rates at which the usual LoRA is not above Seeking, in order."""
+    there = over(losses(runs, "Seeking, T1", step, what)[goal])
+    own = losses(runs, "usual LoRA", step, what)
+    return sorted((r for r, x in own.items() if over(x) <= there), key=key)
+
+
+def by_a_loop(runs, step):
+    goal = sum(own["after injection"]["Seeking, T1"]["0.003"][str(step)]["nll"] for own in runs)
+    for rate in sorted(map(float, runs[0]["after injection"]["usual LoRA"])):
+        if losses(runs, "usual LoRA", step)[f"{rate:g}"].sum() <= goal:
+            return rate
+    return None
+
+
+def test_2(says):
+    passes(
+        says,
+        2,
+        by_a_loop,
+        lambda runs, step: level(runs, step)[0],  # a text
+        lambda runs, step: np.array([min(map(float, level(runs, step)))]),
+    )
+
+
+def each_seed(runs, step):
+    there, own = losses(runs, "Seeking, T1", step)["0.003"], losses(runs, "usual LoRA", step)
+    return min(float(r) for r, x in own.items() if (x <= there).all())
+
+
+def best(runs, step):
+    own = losses(runs, "usual LoRA", step)
+    return float(min(own, key=lambda r: own[r].mean()))
+
+
+def nearest(runs, step):
+    goal, own = losses(runs, "Seeking, T1", step)["0.003"], losses(runs, "usual LoRA", step)
+    return min(own, key=lambda r: abs(own[r].mean() - goal.mean()))
+
+
+def strictly_below(runs, step):
+    goal, own = losses(runs, "Seeking, T1", step)["0.003"], losses(runs, "usual LoRA", step)
+    return min(float(r) for r, x in own.items() if x.mean() < goal.mean())
+
+
+def more_accurate(runs, step):
+    there = losses(runs, "Seeking, T1", step, "R")["0.003"].mean()
+    own = losses(runs, "usual LoRA", step, "R")
+    return min(float(r) for r, x in own.items() if x.mean() >= there)
+
+
+def as_stored(runs, step):
+    rates = runs[0]["after injection"]["usual LoRA"]
+    return next(r for r in rates if r in level(runs, step))
+
+
+def of_eight(runs, step):
+    eight = data.module("06", "make_numbers").LORA_RATES
+    return min(float(r) for r in level(runs, step) if float(r) in eight)
+
+
+def own_loss(runs, step):
+    return losses(runs, "usual LoRA", step)[level(runs, step)[0]].mean()
+
+
+def against_best(runs, step):
+    own = losses(runs, "Seeking, T1", step)
+    return level(runs, step, goal=min(own, key=lambda r: own[r].mean()))[0]
 
 
 @pytest.mark.parametrize(
-    ("factors", "number"),
-    [((1, -1), 0), ((-1, 0), 1), ((0, 1), 1), ((0, -1), 1), ((1, 0), 1), ((0, 0), 2)],
+    ("answer", "kind"),
+    [
+        (best, "That is the rate at which the usual LoRA is best"),
+        (nearest, "That is the rate whose loss is nearest"),
+        (lambda runs, step: level(runs[:1], step)[0], "One seed decides"),
+        (lambda runs, step: level(runs[-1:], step)[0], "One seed decides"),
+        (lambda runs, step: level(runs, step, key=str)[0], "The rates are sorted as texts"),
+        (as_stored, "That is the first such rate"),
+        (more_accurate, "You compare accuracies"),
+        (lambda runs, step: level(runs, step)[-1], "That is the largest"),
+        (against_best, "Seeking runs at its own best"),
+        (strictly_below, "A rate at which the two are level"),
+        (of_eight, "You try the eight rates"),
+        (lambda runs, step: level(runs, 23)[0], "The result does not depend"),
+        (each_seed, "You ask that every seed"),
+        (lambda runs, step: level(runs, step, over=np.median)[0], "You compare medians"),
+        (own_loss, "That is a loss"),
+        (lambda runs, step: 0.006, "On made-up runs"),
+    ],
 )
-def test_2_names_what_is_wrong(says, first, factors, number):
-    added, context = first
-    right, text = says(2, added(*factors), **context)
-    assert not right and named(2, number) in text
+def test_2_names_what_is_wrong(says, answer, kind):
+    refuses(says, 2, answer, kind)
 
 
-@pytest.mark.parametrize("guess", [0.1, 0.13, 1 / 24])
-def test_2_is_not_guessed(says, first, guess):
-    assert not says(2, guess, **first[1])[0]
+def test_2_on_the_stored_runs():
+    runs = list(data.read_json("06_neural_incompatibility/numbers.json")["seeds"].values())
+    found = [by_a_loop(runs, step) for step in (10, 23, 47, 78, 160)]
+    assert found == [0.01, 0.006, 0.006, 0.006, 0.003]  # the solution's sentence
 
 
 # Exercise 3
 
 
-@pytest.fixture(scope="module")
-def shuffled(kept, delta):
-    place = transfer.random_coordinates(kept["T0"], SEED)
-    only = transfer.identity(kept["T0"])._replace(units=place.units)
-    return {"place": only, "delta": delta}
+def fair(choose, judge):
+    found = []
+    for own, other in zip(choose, judge, strict=True):
+        step = max(range(1, 21), key=lambda k: own[k])
+        found.append(other[step] - other[0])
+    return sum(found) / len(found)
+
+
+def fair_in_one(choose, judge):
+    choose, judge = torch.as_tensor(choose), torch.as_tensor(judge)
+    best = choose[:, 1:].argmax(1, keepdim=True) + 1
+    return (judge.gather(1, best)[:, 0] - judge[:, 0]).mean()
+
+
+def test_3(says):
+    passes(says, 3, fair, fair_in_one, lambda a, b: np.array([fair(a, b)]))
+
+
+def read(choose, judge, first=1, shift=1):
+    best = choose[:, first:].argmax(1) + shift
+    return judge[np.arange(len(judge)), best]
 
 
 @pytest.mark.parametrize(
-    "answer",
+    ("answer", "kind"),
     [
-        ["up_proj", "down_proj"],
-        ("down_proj", "up_proj"),
-        {"up", "down"},
-        np.array(["up_proj", "down_proj"]),
-        transfer.MODULES,  # to shuffle v and o as well changes nothing
+        (lambda a, b: fair(a, a), "Chosen and judged on the same"),
+        (lambda a, b: fair(b, b), "Chosen and judged on the same"),
+        (lambda a, b: fair((a + b) / 2, (a + b) / 2), "Chosen and judged on the same"),
+        (lambda a, b: fair(b, a), "The halves have changed places"),
+        (lambda a, b: fair(np.tile(a.mean(0), (len(a), 1)), b), "All seeds have the same"),
+        (lambda a, b: (read(a, b, 0, 0) - b[:, 0]).mean(), "The untouched student"),
+        (lambda a, b: (read(a, b, 1, 0) - b[:, 0]).mean(), "You read the checkpoint before"),
+        (lambda a, b: read(a, b).mean(), "That is the accuracy"),
+        (lambda a, b: (read(a, b) - a[:, 0]).mean(), "The accuracy before is that on"),
+        (lambda a, b: read(a, b) - b[:, 0], "Those are the gains of single seeds"),
+        (lambda a, b: (b[:, 20] - b[:, 0]).mean(), "That is the last"),
+        (lambda a, b: 100 * fair(a, b), "That is in percent"),
+        (lambda a, b: fair(a, b) + 0.001, "On made-up accuracies"),
     ],
 )
-def test_3_takes_the_kinds_in_any_form(says, shuffled, answer):
-    assert says(3, answer, **shuffled)[0]
-
-
-@pytest.mark.parametrize(
-    ("answer", "number"),
-    [
-        (["up_proj", "mlp"], 0),
-        (["up_proj"], 1),
-        (["down_proj", "v_proj"], 1),
-        (["v_proj", "o_proj"], 2),
-        ([], 2),
-    ],
-)
-def test_3_names_what_is_wrong(says, shuffled, answer, number):
-    right, text = says(3, answer, **shuffled)
-    assert not right and named(3, number) in text
+def test_3_names_what_is_wrong(says, answer, kind):
+    refuses(says, 3, answer, kind)
 
 
 # Exercise 4
 
 
-@pytest.fixture(scope="module")
-def tuned(kept, examples, sensitive):
-    """fine_tuned as on the page, and the context."""
-    small = kept["small"]
-
-    @torch.no_grad()
-    def loss(model):
-        scores = training.last_logits(model, examples["R"].prompts)
-        return float(nn.functional.cross_entropy(scores, examples["R"].values))
-
-    def tune(factors, looks):
-        model, found = transfer.with_lora(small, 8, SEED, factors), {}
-        for step, _ in training.training(
-            model, *examples["train"], steps=max(looks), rng=SEED, decay=0, batch_size=64
-        ):
-            if step in looks:
-                found[step] = loss(model)
-        return found
-
-    seeking = transfer.seek(kept["T1"], small, sensitive, 8)
-    rng = np.random.default_rng(SEED)
-    full = {n: transfer.random_factors(own, rng) for n, own in seeking.items()}
-    return tune, {"full": full, "seeking": seeking, "tune": tune}
+def unpooled(before, after, n):
+    p, q = before / n, after / n
+    return (q - p) / math.sqrt((p * (1 - p) + q * (1 - q)) / n)
 
 
-def times(factors, a, b=1.0):
-    return {n: (a * u, b * v) for n, (u, v) in factors.items()}
+def p_by_normal(before, after, n, tasks, checkpoints):
+    z = unpooled(before, after, n)
+    return min(1, 2 * norm.sf(abs(z)) * tasks * checkpoints)
 
 
-def drawn_anew(factors):
-    return {n: transfer.random_factors(own, np.random.default_rng(5)) for n, own in factors.items()}
+def p_by_erf(before, after, n, tasks, checkpoints):
+    z = torch.tensor(unpooled(before, after, n), dtype=torch.float64)
+    return (torch.erfc(z.abs() / 2**0.5) * tasks * checkpoints).clamp(max=1)
 
 
-RIGHT_4 = {
-    "on U": lambda full, seeking: times(full, 0.3),
-    "on V": lambda full, seeking: times(full, 1, 0.3),
-    "on both": lambda full, seeking: times(full, 0.3**0.5, 0.3**0.5),
-    "drawn anew": lambda full, seeking: times(drawn_anew(seeking), 0.3),
-    "drawn smaller": lambda full, seeking: drawn_anew(times(seeking, 0.3)),
-}
+def p_by_statsmodels(before, after, n, tasks, checkpoints):  # pooled
+    _, p = proportions_ztest([before, after], [n, n])
+    return min(1.0, p * tasks * checkpoints)
 
 
-@pytest.mark.parametrize("way", RIGHT_4)
-def test_4_takes_every_way_to_make_the_factors_smaller(says, tuned, way):
-    tune, context = tuned
-    factors = RIGHT_4[way](context["full"], context["seeking"])
-    found = tune(factors, [10])[10]
-    assert says(4, (factors, found), **context)[0]
-    assert says(4, (factors, torch.tensor(round(found, 3))), **context)[0]
+def test_4(says):
+    passes(says, 4, p_by_normal, p_by_erf, p_by_statsmodels)
+    found = [p_by_normal(212, 270, 1319, *own) for own in ((1, 1), (4, 1), (1, 20), (4, 20))]
+    np.testing.assert_allclose(found, [0.0034, 0.0137, 0.068, 0.274], atol=5e-4)
+
+
+def p_with(times=lambda p, t, c: p * t * c, sides=2, z=lambda z: abs(z), cap=1):
+    return lambda a, b, n, t, c: min(cap, times(sides * norm.sf(z(unpooled(a, b, n))), t, c))
 
 
 @pytest.mark.parametrize(
-    ("factors", "step", "number"),
+    ("answer", "kind"),
     [
-        (lambda full, seeking: times(full, 0.3, 0.3), 10, 0),
-        (lambda full, seeking: full, 10, 1),
-        (lambda full, seeking: times(seeking, 0.3), 10, 2),
-        (lambda full, seeking: times(full, 0.3), 5, 3),
-        (lambda full, seeking: times(full, 0.5), 10, None),
+        (p_with(sides=1), "That is one tail"),
+        (p_with(cap=math.inf), "p can be above 1"),
+        (p_with(lambda p, t, c: p), "That is p of a gain that nobody chose"),
+        (p_with(lambda p, t, c: p * (t + c)), "Tasks and checkpoints are added"),
+        (p_with(lambda p, t, c: p * t), "Only the tasks"),
+        (p_with(lambda p, t, c: p * c), "Only the checkpoints"),
+        (p_with(lambda p, t, c: p / (t * c)), "You divide"),
+        (p_with(lambda p, t, c: 1 - (1 - p) ** (t * c)), "That is Šidák's"),
+        (p_with(z=lambda z: z), "Where the score falls"),
+        (
+            lambda a, b, n, t, c: min(
+                1, 2 * norm.sf(abs(b - a) / n / math.sqrt(a / n * (1 - a / n) / n)) * t * c
+            ),
+            "Only one of the two scores",
+        ),
+        (p_with(lambda p, t, c: p * t * c + 0.001), "For six pairs"),
     ],
 )
-def test_4_names_what_is_wrong(says, tuned, factors, step, number):
-    tune, context = tuned
-    made = factors(context["full"], context["seeking"])
-    right, text = says(4, (made, tune(made, [step])[step]), **context)
-    assert not right
-    assert (EXERCISES[4].kind if number is None else named(4, number)) in text
-
-
-def test_4_keeps_the_loss_of_other_factors_out(says, tuned):
-    tune, context = tuned
-    made = times(context["full"], 0.3)
-    for other in (None, context["full"]):  # the usual start, all of the size
-        assert named(4, 3) in says(4, (made, tune(other, [10])[10]), **context)[1]
+def test_4_names_what_is_wrong(says, answer, kind):
+    refuses(says, 4, answer, kind)
 
 
 # Exercise 5
 
 
-@pytest.fixture(scope="module")
-def grid(sensitive):
-    return {"scores": sensitive["model.layers.1.mlp.up_proj.weight"], "shape": (112, 48)}
+def twin(gate, up, down, gain, Q, p):
+    return ((gate * gain) @ Q)[p], ((up * gain) @ Q)[p], Q.T @ down[:, p]
 
 
-def test_5_takes_the_share_however_it_is_summed(says, grid):
-    scores = grid["scores"]
-    rows, columns = scores.sum(1).topk(112).indices, scores.sum(0).topk(48).indices
-    share = scores[rows][:, columns].sum() / scores.sum()
-    table = scores.double().numpy()
-    keep = np.ix_(np.argsort(table.sum(1))[-112:], np.argsort(table.sum(0))[-48:])
-    for answer in (share, float(share), round(float(share), 3), table[keep].sum() / table.sum()):
-        assert says(5, answer, **grid)[0]
+def twin_in_numpy(*part):
+    gate, up, down, gain, Q, p = (np.asarray(own) for own in part)
+    fold = np.diag(gain) @ Q
+    return [(gate @ fold)[p], (up @ fold)[p], np.take(Q.T @ down, p, axis=1)]
 
 
-def test_5_names_what_is_wrong(says, grid):
-    scores = grid["scores"]
-    total, best = scores.sum(), scores.flatten().sort(descending=True).values
-    row, column = transfer.best_block(scores, grid["shape"])
-    for number, wrong in enumerate((
-        scores.sum(1).topk(112).values.sum(),
-        scores.sum(0).topk(48).values.sum(),
-        best[: 112 * 48].sum(),
-        scores[row : row + 112, column : column + 48].sum(),
-    )):  # fmt: skip
-        right, text = says(5, wrong / total, **grid)
-        assert not right and named(5, number) in text
-    assert not says(5, 0.7, **grid)[0]
-    assert not says(5, 112 * 48 / scores.numel(), **grid)[0]
+def twin_by_matrices(gate, up, down, gain, Q, p):
+    shuffle = torch.eye(len(p), dtype=gate.dtype)[p]
+    reads = torch.stack([gate, up]).mul(gain).matmul(Q)
+    return (*(shuffle @ reads).float(), (Q.T @ down @ shuffle.T).float())
+
+
+def twin_for_arrays(gate, up, down, gain, Q, p):
+    assert isinstance(gate, np.ndarray)
+    return twin(gate, up, down, gain, Q, p)
+
+
+def test_5(says):
+    passes(says, 5, twin, twin_in_numpy, twin_by_matrices, twin_for_arrays)
+
+
+def test_5_the_reference_has_the_same_function():
+    for gate, up, down, gain, Q, p in ROOM.PARTS:
+        x = torch.randn(5, len(Q), dtype=torch.float64)
+
+        def flow(x, gate, up, down):
+            return (torch.nn.functional.silu(x @ gate.T) * (x @ up.T)) @ down.T
+
+        wanted = flow(x * gain, gate, up, down) @ Q
+        torch.testing.assert_close(flow(x @ Q, *twin(gate, up, down, gain, Q, p)), wanted)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (lambda g, u, d, a, Q, p: twin(g, u, d, 1, Q, p), "The norm's gain is lost"),
+        (
+            lambda g, u, d, a, Q, p: ((g @ Q * a)[p], (u @ Q * a)[p], Q.T @ d[:, p]),
+            "The gain multiplies the new",
+        ),
+        (lambda g, u, d, a, Q, p: twin(g, u, a[:, None] * d, a, Q, p), "The gain is in the down"),
+        (lambda g, u, d, a, Q, p: twin(g, u, d, 1 / a, Q, p), "You divide by the gain"),
+        (lambda g, u, d, a, Q, p: twin(g, u, d, a, Q.T, p), "A matrix is turned the wrong way"),
+        (
+            lambda g, u, d, a, Q, p: (*twin(g, u, d, a, Q, p)[:2], Q @ d[:, p]),
+            "A matrix is turned the wrong way",
+        ),
+        (
+            lambda g, u, d, a, Q, p: (*twin(g, u, d, a, Q, p)[:2], Q.T @ d),
+            "Units are shuffled in some",
+        ),
+        (
+            lambda g, u, d, a, Q, p: ((g * a) @ Q, *twin(g, u, d, a, Q, p)[1:]),
+            "Units are shuffled in some",
+        ),
+        (
+            lambda g, u, d, a, Q, p: twin(g, u, d, a, Q, np.arange(len(p))),
+            "The units are not shuffled",
+        ),
+        (
+            lambda g, u, d, a, Q, p: (*twin(g, u, d, a, Q, p)[:2], d[:, p]),
+            "The down-projection is not turned",
+        ),
+        (
+            lambda g, u, d, a, Q, p: ((g * a)[p], (u * a)[p], Q.T @ d[:, p]),
+            "gate and up are not turned",
+        ),
+        (lambda g, u, d, a, Q, p: twin(g, u, d, a, Q, p.argsort()), "The units are shuffled by"),
+        (lambda g, u, d, a, Q, p: twin(u, g, d, a, Q, p), "gate and up have changed places"),
+        (lambda g, u, d, a, Q, p: (g, u, d), "On random matrices"),
+        (lambda g, u, d, a, Q, p: twin(g, u, d, a, Q, p)[:2], "On random matrices"),
+    ],
+)
+def test_5_names_what_is_wrong(says, answer, kind):
+    refuses(says, 5, answer, kind)
 
 
 # Exercise 6
 
 
-@pytest.fixture(scope="module")
-def ends(kept, delta, world):
-    context = {"base": kept["T0"], "delta": delta, "known": world["A"], "asked": world["B"]}
-    return kept["other"], context
+def bridge(T0, T1, stranger, facts_known, facts_asked):
+    delta = transfer.difference(T1, T0)
+    place = transfer.estimated(T0, stranger, facts_known.prompts)
+    there = transfer.apply_delta(stranger, transfer.recoordinate(delta, place))
+    return transfer.accuracy(there, facts_asked) - transfer.accuracy(stranger, facts_asked)
 
 
-def mapped(start, end, delta, facts):
-    return transfer.recoordinate(delta, transfer.estimated(start, end, facts.prompts))
-
-
-def test_6_takes_the_bridged_model(says, ends):
-    stranger, context = ends
-    own = mapped(context["base"], stranger, context["delta"], context["known"])
-    bridged = transfer.apply_delta(stranger, own)
-    found = transfer.accuracy(bridged, context["asked"])
-    by_hand = copy.deepcopy(stranger)
+def in_place(T0, T1, stranger, facts_known, facts_asked):
+    """Changes the stranger that it is given; returns a tensor."""
+    before = transfer.accuracy(stranger, facts_asked)
+    place = transfer.estimated(T0, stranger, facts_known.prompts)
+    old, new = (transfer.recoordinate(transfer.changed_weights(m), place) for m in (T0, T1))
     with torch.no_grad():
-        for name, weight in by_hand.named_parameters():
-            weight += own.get(name, 0)
-    for answer in ((stranger, bridged, found), (stranger, by_hand, torch.tensor(round(found, 3)))):
-        assert says(6, answer, **context)[0]
+        for name, weight in transfer.changed_weights(stranger).items():
+            weight += new[name] - old[name]
+    return torch.tensor([transfer.accuracy(stranger, facts_asked) - before])
 
 
-def wrong_6(kind, stranger, base, delta, known):
-    if kind == "related":
-        return transfer.apply_delta(base, delta, 0.01), base
-    if kind == "untrained":
-        fresh = transfer.tiny_llama(seed=77)
-        return fresh, transfer.apply_delta(fresh, mapped(base, fresh, delta, known))
-    own = {
-        "no Δ": {},
-        "raw Δ": delta,
-        "inverse": mapped(stranger, base, delta, known),
-        "minus": {n: -x for n, x in mapped(base, stranger, delta, known).items()},
-        "number": mapped(base, stranger, delta, known),
-    }
-    return stranger, transfer.apply_delta(stranger, own[kind])
+def test_6(says):
+    passes(says, 6, bridge, in_place)
 
 
-@pytest.mark.parametrize(
-    ("kind", "number"),
-    [
-        ("related", 0),
-        ("untrained", 1),
-        ("no Δ", 2),
-        ("raw Δ", 3),
-        ("inverse", 4),
-        ("number", 5),
-        ("minus", None),
-    ],
-)
-def test_6_names_what_is_wrong(says, ends, kind, number):
-    stranger, context = ends
-    base, delta, known, asked = (context[x] for x in ("base", "delta", "known", "asked"))
-    pair = wrong_6(kind, stranger, base, delta, known)
-    found = transfer.accuracy(pair[1], asked) + 0.05 * (kind == "number")
-    right, text = says(6, (*pair, found), **context)
-    assert not right
-    assert (EXERCISES[6].kind if number is None else named(6, number)) in text
+def changed(added, subtract=lambda *part: transfer.accuracy(part[2], part[4])):
+    def answer(*part):
+        there = transfer.apply_delta(part[2], added(*part))
+        return transfer.accuracy(there, part[4]) - subtract(*part)
+
+    return answer
+
+
+def mapped(T0, T1, stranger, known, asked):
+    place = transfer.estimated(T0, stranger, known.prompts)
+    return transfer.recoordinate(transfer.difference(T1, T0), place)
+
+
+def by(places):
+    """The difference in the coordinates that this function of the five arguments estimates."""
+    return changed(
+        lambda *part: transfer.recoordinate(transfer.difference(part[1], part[0]), places(*part))
+    )
+
+
+def taken_away(*part):
+    return {name: -own for name, own in mapped(*part).items()}
+
+
+WRONG_BRIDGES = {
+    "That is the accuracy after": changed(mapped, lambda *part: 0),
+    "That is what the stranger knew": lambda *part: transfer.accuracy(part[2], part[4]),
+    "The sign of the gain": lambda *part: -bridge(*part),
+    "You take off what T0 knew": changed(mapped, lambda *part: transfer.accuracy(part[0], part[4])),
+    "Δ was added as it is": changed(lambda t0, t1, *_: transfer.difference(t1, t0)),
+    "The map leads from": by(lambda t0, t1, s, known, _: transfer.estimated(s, t0, known.prompts)),
+    "That is T0 - T1": changed(lambda t0, t1, *rest: mapped(t1, t0, *rest)),
+    "That is T0 - T1: it": changed(taken_away),
+    "Nothing reaches": lambda *part: 0.0,
+    "The coordinates are estimated from T1": by(
+        lambda t0, t1, s, known, _: transfer.estimated(t1, s, known.prompts)
+    ),
+    "The coordinates are estimated on": by(
+        lambda t0, t1, s, _, asked: transfer.estimated(t0, s, asked.prompts)
+    ),
+    "You ask for the facts": lambda *part: bridge(*part[:4], part[3]),
+    "For a relative of T0": lambda *part: bridge(*part) / 2,
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_BRIDGES)
+def test_6_names_what_is_wrong(says, kind):
+    refuses(says, 6, WRONG_BRIDGES[kind], kind)
+
+
+def test_6_an_answer_that_stops_is_not_judged_by_the_one_before(says):
+    refuses(says, 6, WRONG_BRIDGES["Nothing reaches"], "Nothing reaches")
+    right, text = says(6, lambda *part: part[9])
+    assert not right and "IndexError" in text and "Nothing reaches" not in text
+
+
+def test_6_the_relative_gains_and_strangers_do_not():
+    relative, *strangers = ROOM.gains_by("right")
+    assert relative > 0.7 and max(map(abs, strangers)) < 0.02

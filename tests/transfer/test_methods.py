@@ -9,7 +9,9 @@ import torch
 from families import one_thread  # noqa: F401
 from torch import nn
 
-from helpers import hooks, training, transfer
+from helpers import data, hooks, training, transfer
+
+RECIPE = data.module("06", "make_numbers")  # it trains the translator
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +258,7 @@ def test_alignment_trains_the_translator_alone(pair):
     vectors = transfer.neurons(teacher, [1, 2], sources)
     translator = transfer.Translator(32, 24, std=1e-2, seed=0)
     before = {n: w.clone() for n, w in student.state_dict().items()}
-    model, scores, penalty = transfer.aligned(student, vectors, places, translator)
+    model, scores, penalty = RECIPE.aligned(student, vectors, places, translator, 1000.0)
     losses = [
         loss
         for _, loss in training.training(
